@@ -9,6 +9,7 @@ checkpoint. Which parts a family uses stands in `config.py`, the parts in `parts
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -34,13 +35,14 @@ class Attend(Protocol):
     ) -> Tensor: ...  # fmt: skip
 
 
-def documents(lengths: tuple[int, ...]) -> Attend:
+@dataclass(frozen=True)
+class Documents:
     """Every token sees its own document up to itself."""
 
-    def attend(layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap):
-        return packed_attention(q_NHd, k_NKd, v_NKd, lengths, scale=scale, window=window, softcap=softcap)
+    lengths: tuple[int, ...]
 
-    return attend
+    def __call__(self, layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap) -> Tensor:
+        return packed_attention(q_NHd, k_NKd, v_NKd, self.lengths, scale=scale, window=window, softcap=softcap)
 
 
 class Hidden(NamedTuple):

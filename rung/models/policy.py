@@ -1,0 +1,65 @@
+"""What a model says of a batch: log-probabilities of the trained tokens, without logits in memory.
+
+The one way from hidden states to numbers a method can use. Only positions that predict a trained token
+reach the head, so prompts cost nothing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from rung.batch import Batch, TokenScores, prediction_sites
+from rung.kernels.linear_logprob import linear_logprob
+from rung.models.decoder import Documents
+from rung.models.parts import router_losses
+
+
+def score(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    entropy: bool = False,
+    top_k: int = 0,
+    temperature: float = 1.0,
+    head_float32: bool = False,
+    perturb: Callable[[Tensor], Tensor] | None = None,
+) -> TokenScores:
+    """float32 log p of each trained token given its own document, in order, plus what was asked for."""
+    hidden = model(batch.token_ids_N, batch.positions_N, Documents(batch.lengths), perturb)
+    sites_M, tokens_M = prediction_sites(batch)
+    out = linear_logprob(
+        hidden.states_ND[sites_M],
+        model.head_weight,
+        batch.token_ids_N[tokens_M],
+        softcap=model.config.logit_softcap,
+        temperature=temperature,
+        entropy=entropy,
+        top_k=top_k,
+        head_float32=head_float32,
+    )
+    lengths_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device)
+    document_N = torch.repeat_interleave(torch.arange(len(batch), device=lengths_B.device), lengths_B)
+    experts = next((e for e in model.config.experts if e is not None), None)
+    return TokenScores(
+        logprob_M=out.logprob_N,
+        document_M=document_N[tokens_M],
+        entropy_M=out.entropy_N,
+        top_logprobs_Mk=out.top_logprobs_Nk,
+        top_ids_Mk=out.top_ids_Nk,
+        auxiliary=router_losses(hidden.router_logits, experts.top_k) if hidden.router_logits else {},
+    )
+
+
+def neftune(alpha: float, lengths: tuple[int, ...], generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Uniform noise of size alpha / sqrt(T D) on the embeddings of a document of T tokens (arXiv 2310.05914)."""
+
+    def perturb(x_ND: Tensor) -> Tensor:
+        noise_ND = torch.rand(x_ND.shape, generator=generator, device=generator.device) * 2 - 1
+        tokens_N = torch.tensor(lengths, dtype=torch.float32).repeat_interleave(torch.tensor(lengths))
+        scale_N = alpha / (tokens_N * x_ND.shape[1]).sqrt()
+        return x_ND + (noise_ND * scale_N[:, None]).to(x_ND)
+
+    return perturb

@@ -1,0 +1,181 @@
+"""Sampling with a key-value cache: prefill all prompts in one packed forward, then one token per row at a time.
+
+The cache is an `attend` function, so the decoder that trains is the decoder that samples. Rows that have
+stopped are dropped once half the batch has, which keeps late, long answers from paying for early ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rung.errors import UserError
+from rung.kernels.attention import masked_attention, packed_attention
+from rung.models.decoder import Decoder, Documents
+
+
+@dataclass(frozen=True)
+class Sampling:
+    max_tokens: int = 256
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # smallest set of tokens with at least this mass
+    stop_ids: tuple[int, ...] = ()
+    seed: int = 0
+
+
+class Cache:
+    """Keys and values of B rows, `[B, K, T, d]` a layer, and how long each row is."""
+
+    def __init__(self, model: Decoder, rows: int, capacity: int):
+        c, weight = model.config, model.head_weight
+        shape = (c.layers, rows, c.kv_heads, capacity, c.head_width)
+        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths_B = torch.zeros(rows, dtype=torch.long, device=weight.device)
+
+    def prefill(self, lengths: tuple[int, ...]):
+        """Attend inside each prompt and remember what was seen. Prompt i fills row i."""
+
+        def attend(layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap):
+            for row, (k, v) in enumerate(zip(k_NKd.split(lengths), v_NKd.split(lengths), strict=True)):
+                self.keys[layer, row, :, : len(k)] = k.transpose(0, 1)
+                self.values[layer, row, :, : len(v)] = v.transpose(0, 1)
+            return packed_attention(q_NHd, k_NKd, v_NKd, lengths, scale=scale, window=window, softcap=softcap)
+
+        return attend
+
+    def extend(self):
+        """Attend one new token a row to its whole row. The heads that share a key-value head are its queries."""
+        rows = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
+        longest = int(self.lengths_B.max()) + 1
+        ages_BT = self.lengths_B[:, None] - torch.arange(longest, device=rows.device)
+
+        def attend(layer, q_BHd, k_BKd, v_BKd, *, scale, window, softcap):
+            self.keys[layer, rows, :, self.lengths_B] = k_BKd
+            self.values[layer, rows, :, self.lengths_B] = v_BKd
+            k, v = self.keys[layer, :, :, :longest], self.values[layer, :, :, :longest]
+            seen = (ages_BT >= 0) if window is None else (ages_BT >= 0) & (ages_BT < window)
+            q = q_BHd.unflatten(1, (k.shape[1], -1))
+            mask = seen[:, None, None, :]
+            if softcap is None:
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).flatten(1, 2)
+            return masked_attention(q, k, v, mask, scale, softcap).flatten(1, 2)
+
+        return attend
+
+    def keep(self, rows: Tensor) -> None:
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.lengths_B = self.lengths_B[rows]
+
+
+def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token a row from softmax(logits / temperature) cut to the top-p set, or the largest when greedy."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1)
+    probabilities = (logits_BV.float() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        ordered, ids = probabilities.sort(-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.masked_fill(before >= sampling.top_p, 0)
+        return ids.gather(1, torch.multinomial(ordered, 1, generator=generator)).squeeze(1)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+
+
+@torch.no_grad()
+def generate(model: nn.Module, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+    """The answer's token ids for each prompt, a stop id included where one ended it."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    for row, token in _tokens(model, prompts, sampling):
+        answers[row].append(token)
+    return answers
+
+
+@torch.no_grad()
+def stream(model: nn.Module, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+    """The answer's tokens as they come."""
+    for _, token in _tokens(model, [prompt], sampling):
+        yield token
+
+
+def _tokens(model, prompts, sampling: Sampling) -> Iterator[tuple[int, int]]:
+    """`(row, token)` in the order of sampling."""
+    _check(model, prompts, sampling)
+    model.eval()
+    device = model.head_weight.device
+    generator = torch.Generator(device).manual_seed(sampling.seed)
+    forward = _Cached(model, prompts, sampling) if isinstance(model, Decoder) else _Whole(model, prompts)
+    alive = list(range(len(prompts)))
+    logits_BV = forward.first()
+    for _ in range(sampling.max_tokens):
+        chosen = choose(logits_BV, sampling, generator).tolist()
+        yield from zip(alive, chosen, strict=True)
+        going = [i for i, token in enumerate(chosen) if token not in sampling.stop_ids]
+        if not going:
+            return
+        alive = [alive[i] for i in going]
+        logits_BV = forward.next([chosen[i] for i in going], going)
+
+
+def _check(model, prompts, sampling: Sampling) -> None:
+    longest = max((len(p) for p in prompts), default=0)
+    if not prompts or min(len(p) for p in prompts) == 0:
+        raise UserError("An empty prompt has no token to continue from. Give each prompt at least one token.")
+    if longest + sampling.max_tokens > model.config.context:
+        raise UserError(
+            f"A prompt of {longest} tokens plus max_tokens={sampling.max_tokens} exceeds the model's context of "
+            f"{model.config.context}. Shorten the prompt or lower --max-tokens to {max(model.config.context - longest, 0)}."
+        )
+
+
+class _Cached:
+    """Logits of the next token of each living row, from a cache. Stopped rows stay, unread, until half have."""
+
+    def __init__(self, model: Decoder, prompts, sampling: Sampling):
+        self.model, self.prompts = model, prompts
+        self.cache = Cache(model, len(prompts), max(len(p) for p in prompts) + sampling.max_tokens)
+        self.rows = list(range(len(prompts)))  # cache row of each living row
+
+    def first(self) -> Tensor:
+        device, lengths = self.model.head_weight.device, tuple(len(p) for p in self.prompts)
+        ids_N = torch.tensor([token for prompt in self.prompts for token in prompt], device=device)
+        positions_N = torch.cat([torch.arange(n, device=device) for n in lengths])
+        states = self.model(ids_N, positions_N, self.cache.prefill(lengths)).states_ND
+        self.cache.lengths_B += torch.tensor(lengths, device=device)
+        last_B = torch.tensor(lengths, device=device).cumsum(0) - 1
+        return self.model.logits(states[last_B])
+
+    def next(self, tokens: list[int], going: list[int]) -> Tensor:
+        device = self.model.head_weight.device
+        self.rows = [self.rows[i] for i in going]
+        if 2 * len(self.rows) <= len(self.cache.lengths_B):
+            self.cache.keep(torch.tensor(self.rows, device=device))
+            self.rows = list(range(len(self.rows)))
+        rows = torch.tensor(self.rows, device=device)
+        ids_B = torch.zeros(len(self.cache.lengths_B), dtype=torch.long, device=device)
+        ids_B[rows] = torch.tensor(tokens, device=device)
+        states = self.model(ids_B, self.cache.lengths_B, self.cache.extend()).states_ND
+        alive_B = torch.zeros_like(self.cache.lengths_B).index_fill_(0, rows, 1)
+        self.cache.lengths_B += alive_B  # a stopped row overwrites its own last place and stays within bounds
+        return self.model.logits(states[rows])
+
+
+class _Whole:
+    """The same for a model without our cache: read every row from its start, each time."""
+
+    def __init__(self, model: nn.Module, prompts):
+        self.model, self.texts = model, [list(p) for p in prompts]
+
+    def first(self) -> Tensor:
+        device, lengths = self.model.head_weight.device, tuple(len(t) for t in self.texts)
+        ids_N = torch.tensor([token for text in self.texts for token in text], device=device)
+        positions_N = torch.cat([torch.arange(n, device=device) for n in lengths])
+        states = self.model(ids_N, positions_N, Documents(lengths)).states_ND
+        return self.model.logits(states[torch.tensor(lengths, device=device).cumsum(0) - 1])
+
+    def next(self, tokens: list[int], going: list[int]) -> Tensor:
+        self.texts = [[*self.texts[i], token] for i, token in zip(going, tokens, strict=True)]
+        return self.first()
