@@ -1,0 +1,1 @@
+"""Rows to tokens: formats, chat templates and masks, truncation, packing, mixtures."""
