@@ -75,7 +75,7 @@ def add_adapter(model: nn.Module, settings: Lora, seed: int = 0) -> None:
         lora_A_RD = torch.empty(settings.rank, base.in_features).uniform_(-bound, bound, generator=generator)
         lora_B_OR = torch.zeros(base.out_features, settings.rank)
         correction = Correction(lora_A_RD, lora_B_OR, scale)
-        model.set_submodule(name, LoraLinear(base, correction, settings.dropout))
+        _named(model).set_submodule(name, LoraLinear(base, correction, settings.dropout))
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ def load_adapter(model: nn.Module, path: Path, base_digest: str = "") -> None:
             )
     model.requires_grad_(False)
     for name, correction in adapter.corrections.items():
-        model.set_submodule(name, LoraLinear(linear[name], correction, adapter.dropout))
+        _named(model).set_submodule(name, LoraLinear(linear[name], correction, adapter.dropout))
 
 
 @torch.no_grad()
@@ -164,7 +164,7 @@ def merge_adapter(model: nn.Module) -> None:
             "adapter, and load the base in float32."
         )
     for name, layer in layers.items():
-        model.set_submodule(name, layer.base)
+        _named(model).set_submodule(name, layer.base)
 
 
 def _fold(layer: LoraLinear) -> bool:
@@ -178,7 +178,7 @@ def _fold(layer: LoraLinear) -> bool:
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
     """The wrapped layers by module path, in the order of the model."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    return {name: module for name, module in _named(model).named_modules() if isinstance(module, LoraLinear)}
 
 
 def target_layers(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
@@ -204,7 +204,7 @@ def _target_names(model: nn.Module) -> list[str]:
     """`target_modules` for PEFT: last names ("q_proj") where they mean just the adapted layers."""
     adapted = adapted_layers(model)
     leaves = leaf_names(adapted)
-    meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
+    meant = {name for name, _ in _named(model).named_modules() if name.rsplit(".", 1)[-1] in leaves}
     return leaves if meant == set(adapted) else list(adapted)
 
 
@@ -213,11 +213,19 @@ def leaf_names(paths: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths))
 
 
+def _named(model: nn.Module) -> nn.Module:
+    """The module whose paths are those of the checkpoint: the transformers fallback holds it inside."""
+    return getattr(model, "inner", model)
+
+
 def _adaptable(model: nn.Module) -> dict[str, nn.Linear]:
+    head = getattr(model, "head_weight", None)  # whatever a family calls its output layer
     return {
         name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] not in NEVER_ADAPTED
+        for name, module in _named(model).named_modules()
+        if isinstance(module, nn.Linear)
+        and module.weight is not head
+        and name.rsplit(".", 1)[-1] not in NEVER_ADAPTED
     }
 
 
