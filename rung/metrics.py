@@ -30,28 +30,20 @@ METRICS: dict[str, Metric] = {
     # what is learned
     "loss": Metric("what is minimised, per counted unit", "nats", low=1e-4, high=20, better="lower"),
     "eval_loss": Metric("the loss on held-out rows", "nats", low=1e-4, high=20, better="lower"),
-    "eval_tokens": Metric("trained tokens the held-out loss is a mean over", "tokens", low=1),
     "entropy": Metric("mean entropy of the next-token distribution", "nats", low=0.01, high=12),
-    "token_accuracy": Metric("share of trained tokens that the model ranks first", "share", 0, 1, "higher"),
     # how it moves
     "grad_norm": Metric("norm of the whole gradient before clipping", "", low=1e-6, high=100),
-    "clipped": Metric("1 if the gradient was clipped this step", "", low=0, high=1),
     "learning_rate": Metric("learning rate of this step", "", low=0, high=0.1),
     "loss_scale": Metric("factor that keeps float16 gradients from underflow", "", low=1),
-    "weight_norm": Metric("norm of all trained weights", "", low=1e-6),
     # what the step was made of
     "trained_tokens": Metric("tokens of the step that carried loss", "tokens", low=1),
     "step_tokens": Metric("tokens of the step, trained or not", "tokens", low=1),
-    "step_sequences": Metric("documents of the step", "documents", low=1),
-    "micro_batches": Metric("forward and backward passes of the step", "passes", low=1),
     "supervised_share": Metric("trained tokens over all tokens of the step", "share", low=0.01, high=1),
-    "dropped_rows": Metric("rows left out so far because they could not be trained on", "rows", low=0),
     # mixture of experts
-    "router_balance_loss": Metric(
-        "load balancing of the router; 1 is even", "", low=0.9, high=2, better="lower"
+    "router_balance": Metric(
+        "load balancing; the chosen experts per token if even", low=0.9, high=16, better="lower"
     ),
-    "router_z_loss": Metric("mean squared log-sum-exp of router logits", "", low=0, high=100, better="lower"),
-    "expert_load_max": Metric("share of tokens at the busiest expert over an even share", "", low=1, high=4),
+    "router_z": Metric("mean squared log-sum-exp of router logits", "", low=0, high=100, better="lower"),
     # what it costs
     "step_seconds": Metric("wall time of the step", "s", better="lower", machine=True),
     "data_seconds": Metric("time waited for rows", "s", better="lower", machine=True),
@@ -62,7 +54,7 @@ METRICS: dict[str, Metric] = {
     "save_seconds": Metric("time in writing a checkpoint", "s", better="lower", machine=True),
     "tokens_per_second": Metric("tokens of the step over its wall time", "tokens/s", 1, None, "higher", True),
     "mfu": Metric("model arithmetic over the measured matrix peak", "share", 0.05, 1, "higher", True),
-    "memory": Metric("peak memory so far, of the device or else of the process", "GiB", machine=True),
+    "memory": Metric("peak memory so far, of the device or else of the process", "GB", machine=True),
 }
 
 

@@ -38,7 +38,7 @@ class Training:
     schedule: Literal["constant", "cosine", "wsd"] = "cosine"
     packing: bool = True
     out: Path | None = None
-    clip_norm: float | None = 1.0
+    clip: float | None = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     weights: dict[str, float] = field(default_factory=dict)
     note: str = ""
@@ -91,7 +91,7 @@ def test_ways_to_write_one_value(words):
         (["packing=no"], {"packing": False}),
         (["--packing"], {"packing": True}),
         (["--betas", "0.8", "0.9"], {"betas": (0.8, 0.9)}),
-        (["--clip-norm", "None"], {"clip_norm": None}),
+        (["--clip", "None"], {"clip": None}),
         (["--out", "runs/a"], {"out": Path("runs/a")}),
         (["--note", "seed=9"], {"note": "seed=9"}),  # the value of an option is never an override
         (["--note=--x"], {"note": "--x"}),
@@ -112,10 +112,10 @@ def test_yaml_words_keep_their_spelling(tmp_path):
     """YAML 1.1 reads `no` as false, 1e-4 as text and 010 as eight; the type of the key decides instead."""
     got = from_yaml(
         tmp_path,
-        "note: no\nlearning-rate: 1e-4\nseed: 010\npacking: off\nclip_norm: null\nout: ~\nlora.rank: 3\n",
+        "note: no\nlearning-rate: 1e-4\nseed: 010\npacking: off\nclip: null\nout: ~\nlora.rank: 3\n",
     )
     assert (got.note, got.learning_rate, got.seed, got.packing) == ("no", 1e-4, 10, False)
-    assert (got.clip_norm, got.out, got.lora.rank) == (None, None, 3)
+    assert (got.clip, got.out, got.lora.rank) == (None, None, 3)
 
 
 def test_yaml_lists_mappings_and_empty_file(tmp_path):
@@ -143,7 +143,7 @@ def test_env_block_sets_defaults_only(tmp_path, monkeypatch):
         (["--seed", "1.5"], ["seed", "'1.5'", "a whole number"]),
         (["--schedule", "cosin"], ["'cosin'", "constant, cosine, wsd", "did you mean cosine?"]),
         (["--packing=maybe"], ["packing", "'maybe'", "true or false"]),
-        (["--clip-norm", "big"], ["'big'", "a number or none"]),
+        (["--clip", "big"], ["'big'", "a number or none"]),
         (["--betas", "0.9"], ["betas", "2 values"]),
         (["--per_device_train_batch_size", "4"], ["micro-batch", "tokens"]),
         (["stray"], ["'stray'"]),
@@ -196,7 +196,7 @@ def test_every_key_misspelt_by_one_letter_is_refused():
 
 
 def test_aliases_apply_only_where_the_command_has_the_target():
-    assert read("--max_grad_norm", "2").clip_norm == 2.0
+    assert read("--max_grad_norm", "2").clip == 2.0
     with pytest.raises(UserError, match="unknown key 'max_length'"):
         read("--max_length", "2")
     for alias, targets in ALIASES.items():
@@ -212,7 +212,7 @@ def test_aliases_apply_only_where_the_command_has_the_target():
         schedule=st.sampled_from(["constant", "cosine", "wsd"]),
         packing=st.booleans(),
         out=st.none() | st.just(Path("a/b")),
-        clip_norm=st.none() | st.floats(allow_nan=False),
+        clip=st.none() | st.floats(allow_nan=False),
         weights=st.dictionaries(st.text("xyz", min_size=1), st.floats(allow_nan=False)),
         note=st.sampled_from(["", "no", "1e-4", "null", "~", "true", "[a]", "2024-01-01"]),
         seed=st.integers(),

@@ -1,0 +1,114 @@
+"""What this machine is and how fast it multiplies matrices.
+
+The share of the peak that a run reports divides by a peak measured here, on this machine, in the dtype of
+the run, and not by a number from a data sheet. torch is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_SIZES = ((512, 512, 512), (1024, 1024, 1024), (2048, 1024, 1024), (512, 2048, 2048))
+CUDA_SIZES = ((4096, 4096, 4096), (8192, 8192, 8192), (8192, 4096, 8192))
+
+
+def matrix_peak(dtype: torch.dtype, device: torch.device | str = "cpu", seconds: float = 0.3) -> float:
+    """The best FLOP/s of a few product shapes: a peak is what the machine can do when undisturbed.
+
+    Shapes vary because libraries differ in where they shine: small enough for the cache of a CPU, large
+    enough to occupy every core of a GPU. Each gets an equal part of `seconds`; where a dtype is so slow
+    that a larger product would outlast them all (float16 on many CPUs), the smaller one has the word.
+    """
+    import torch
+
+    device = torch.device(device)
+    shapes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
+    best = 0.0
+    for rows, inner, columns in shapes:
+        work = 2.0 * rows * inner * columns
+        if best and work / best > seconds:
+            break
+        left = torch.randn(rows, inner, device=device).to(dtype)
+        right = torch.randn(inner, columns, device=device).to(dtype)
+        out = torch.empty(rows, columns, device=device, dtype=dtype)
+        torch.matmul(left, right, out=out)  # the first product pays for set-up
+        wait(device)
+        deadline, measured = time.perf_counter() + seconds / len(shapes), False
+        while not measured or time.perf_counter() < deadline:
+            # On a GPU several products go out at once, so that launching does not count.
+            burst = 10 if device.type == "cuda" else 1
+            started = time.perf_counter()
+            for _ in range(burst):
+                torch.matmul(left, right, out=out)
+            wait(device)
+            best = max(best, burst * work / (time.perf_counter() - started))
+            measured = True
+    return best
+
+
+def wait(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def machine_summary() -> dict[str, Any]:
+    """The machine in words and numbers, as benchmarks and run folders record it."""
+    import psutil
+    import torch
+
+    summary: dict[str, Any] = {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_features": cpu_features(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "devices": [],
+    }
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        summary["devices"].append(
+            {
+                "name": properties.name,
+                "memory_gb": round(properties.total_memory / 1e9, 1),
+                "capability": f"{properties.major}.{properties.minor}",
+                "cuda": torch.version.cuda,
+            }
+        )
+    if torch.backends.mps.is_available():
+        summary["devices"].append({"name": "Apple GPU (mps)"})
+    return summary
+
+
+def cpu_info() -> dict[str, str]:
+    """/proc/cpuinfo of the first core; empty where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    first = path.read_text().split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def cpu_name() -> str:
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """The instruction sets that decide how fast bf16 and float32 products are."""
+    flags = cpu_info().get("flags", cpu_info().get("Features", "")).split()
+    return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve") if name in flags]
