@@ -32,10 +32,18 @@ from rung.models.peft_format import CONFIG, WEIGHTS, read_adapter
 from rung.settings import Lora
 
 
+SHAPE = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=50)
+
+
 def by_peft(folder, base: nn.Module) -> nn.Module:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, folder).eval()
+
+
+@torch.no_grad()
+def decoder_logits(model: nn.Module) -> torch.Tensor:
+    return model.logits(model(TOKENS[0], torch.arange(12), Documents((12,))).states_ND)
 
 
 def saved_by_peft(folder, **config) -> torch.Tensor:
@@ -124,58 +132,37 @@ def test_a_round_trip_is_bit_identical_and_keeps_its_lineage(tmp_path):
 def test_our_decoder_with_experts_agrees_with_peft_on_transformers(tmp_path):
     # Checkpoints name every expert; transformers stacks them, and PEFT converts our adapter on its way in.
     torch.manual_seed(0)
-    config = Qwen3MoeConfig(
-        hidden_size=16,
-        moe_intermediate_size=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        vocab_size=50,
-        tie_word_embeddings=False,
-    )
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, num_key_value_heads=1)
+    config = Qwen3MoeConfig(**SHAPE, **experts, head_dim=8, tie_word_embeddings=False)
     theirs = Qwen3MoeForCausalLM(config).eval()
     theirs.save_pretrained(tmp_path / "base")
     ours = Decoder(DecoderConfig.from_hf(config.to_dict())).eval()
     ours.load_state_dict(load_file(tmp_path / "base" / "model.safetensors"))
 
-    def our_logits() -> torch.Tensor:
-        with torch.no_grad():
-            return ours.logits(ours(TOKENS[0], torch.arange(12), Documents((12,))).states_ND)
-
-    before = our_logits()
+    before = decoder_logits(ours)
     add_adapter(ours, Lora(rank=2))
     assert len(adapted_layers(ours)) == 2 * (4 + 4 * 3)  # attention, and three matrices in each expert
     trained(ours)
-    assert (our_logits() - before).abs().max() > 0.01
+    assert (decoder_logits(ours) - before).abs().max() > 0.01
     save_adapter(ours, tmp_path / "adapter", Lora(rank=2), base_name="tiny", base_digest="")
     peft_logits = logits(by_peft(tmp_path / "adapter", theirs))[0]
-    torch.testing.assert_close(our_logits(), peft_logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(decoder_logits(ours), peft_logits, atol=1e-6, rtol=0)
 
 
 def test_the_transformers_fallback_keeps_checkpoint_names_and_spares_its_head(tmp_path):
     torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        vocab_size=50,
-    )
+    config = GPTNeoXConfig(**SHAPE)
     theirs = GPTNeoXForCausalLM(config).eval()
     theirs.save_pretrained(tmp_path / "base")
     ours = TransformersDecoder(tmp_path / "base", config.to_dict(), torch.float32).eval()
     add_adapter(ours, Lora(rank=2))
     assert "gpt_neox.layers.0.attention.query_key_value" in adapted_layers(ours)
-    assert len(adapted_layers(ours)) == 4  # two in attention, two in the MLP, and not `embed_out`
+    assert len(adapted_layers(ours)) == 2 * 4  # two in attention, two in the MLP, and not `embed_out`
     trained(ours)
     save_adapter(ours, tmp_path / "adapter", Lora(rank=2), base_name="tiny", base_digest="")
-    with torch.no_grad():
-        live = ours.logits(ours(TOKENS[0], torch.arange(12), Documents((12,))).states_ND)
-        merge_adapter(ours)
-        merged = ours.logits(ours(TOKENS[0], torch.arange(12), Documents((12,))).states_ND)
+    live = decoder_logits(ours)
+    merge_adapter(ours)
+    merged = decoder_logits(ours)
     peft_logits = logits(by_peft(tmp_path / "adapter", theirs))[0]
     torch.testing.assert_close(live, peft_logits, atol=1e-6, rtol=0)
     torch.testing.assert_close(merged, live, atol=1e-6, rtol=0)
