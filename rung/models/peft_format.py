@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rung.errors import UserError
@@ -69,7 +68,11 @@ def lora_scale(rank: int, alpha: float, rank_stabilised: bool) -> float:
 def write_adapter(
     path: Path, tensors: dict[str, Tensor], settings: Lora, targets: list[str], base_name: str, digest: str
 ) -> None:
-    """Write the folder, the config last: without it a folder is no adapter, so a crash leaves no mixture."""
+    """Write the two files into `path`, the config last: without it a folder is no adapter.
+
+    So a crash never leaves the tensors of one adapter with the config of another. Within
+    `rung.publish.publish` the folder appears whole or not at all.
+    """
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -85,8 +88,8 @@ def write_adapter(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.mkdir(parents=True, exist_ok=True)
     (path / CONFIG).unlink(missing_ok=True)
-    _write(path / WEIGHTS, safetensors.torch.save(plain, {"format": "pt", "base_digest": digest}))
-    _write(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    save_file(plain, path / WEIGHTS, {"format": "pt", "base_digest": digest})
+    (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -173,16 +176,3 @@ def _correction(path: Path, config: dict[str, Any], layer: str, part: dict[str, 
     alpha = next(fitting, config.get("lora_alpha", 8))
     rank = part["A"].shape[0]
     return Correction(part["A"], part["B"], lora_scale(rank, alpha, bool(config.get("use_rslora"))))
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Write whole or not at all."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -31,7 +31,6 @@ from rung.models.lora import (
 from rung.models.peft_format import CONFIG, WEIGHTS, read_adapter
 from rung.settings import Lora
 
-
 SHAPE = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=50)
 
 
@@ -281,13 +280,13 @@ def test_a_save_that_fails_leaves_no_adapter(tmp_path, monkeypatch):
     add_adapter(model, Lora(rank=2))
     save_adapter(model, tmp_path, Lora(rank=2), "tiny", "")
 
-    def full_disk(source, target):
+    def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rung.models.peft_format.os.replace", full_disk)
+    monkeypatch.setattr("rung.models.peft_format.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_adapter(trained(model), tmp_path, Lora(rank=2), "tiny", "")
-    assert [file.name for file in tmp_path.iterdir()] == [WEIGHTS]  # the old one, whole, and no config
+    assert [file.name for file in tmp_path.iterdir()] == [WEIGHTS]
 
 
 def test_loading_over_an_adapter_is_refused(tmp_path):
