@@ -21,21 +21,24 @@ from typing import Literal
 from rung.errors import UserError
 
 UNFINISHED = re.compile(r"(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)-[0-9a-f]{8}")
+Existing = Literal["refuse", "keep", "replace"]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _open: set[Path] = set()  # what this process is writing now: its own pid does not tell, pids come round again
 
 
 @contextmanager
-def publish(path: Path, existing: Literal["refuse", "keep", "replace"] = "refuse") -> Iterator[Path]:
+def publish(path: Path, existing: Existing = "refuse", size: int = 0) -> Iterator[Path]:
     """Yield an empty folder to fill; at the end it becomes `path`. On any exception nothing is left.
 
+    `size`, if known, is how many bytes will be written: too little space is then told before any work.
     If `path` is already a folder with something in it: "refuse" raises UserError, "replace" puts the new one
     in its place, "keep" drops the new one (for a cache, where another process wrote the same thing first).
     """
     if existing == "refuse" and _occupied(path):
         raise UserError(f"{path} already exists and is not empty; give another name or remove it first")
     path.parent.mkdir(parents=True, exist_ok=True)
+    require_space(path, size)
     temporary = _beside(path, "tmp")
     temporary.mkdir()
     _open.add(temporary)
@@ -46,8 +49,9 @@ def publish(path: Path, existing: Literal["refuse", "keep", "replace"] = "refuse
         _sync(path.parent)
     except OSError as error:
         if error.errno in DISK_FULL:
+            need = f" ({size / 1e9:.2f} GB)" if size else ""
             raise UserError(
-                f"the disk is full: {path} was not written. Free some space and repeat"
+                f"the disk is full: {path}{need} was not written. Free some space and repeat"
             ) from error
         raise
     finally:

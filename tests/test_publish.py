@@ -156,6 +156,9 @@ def test_space_is_asked_for_beforehand(tmp_path):
     require_space(tmp_path / "not" / "yet" / "there", 1)
     with pytest.raises(UserError, match=r"there needs .* GB"):
         require_space(tmp_path / "there", free * 2)
+    with pytest.raises(UserError, match=r"there needs .* GB"), publish(tmp_path / "there", size=free * 2):
+        raise AssertionError("must refuse before any work is done")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mode_follows_the_umask(tmp_path):
