@@ -32,19 +32,19 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "warmup_steps": ("optimizer.warmup",),
     "num_train_epochs": ("epochs",),
     "max_steps": ("steps",),
-    "max_seq_length": ("max_length", "length"),
-    "max_seq_len": ("max_length", "length"),
-    "max_length": ("length",),
+    "max_seq_length": ("max_length",),
+    "max_seq_len": ("max_length",),
     "max_completion_length": ("max_new_tokens",),
     "max_tokens": ("max_new_tokens",),
     "max_grad_norm": ("clip", "optimizer.clip"),
-    "gradient_checkpointing": ("checkpoint_activations", "activation_checkpointing"),
+    "gradient_checkpointing": ("recompute",),
     "neftune_noise_alpha": ("neftune",),
     "weight_decay": ("optimizer.weight_decay",),
     "adam_epsilon": ("optimizer.epsilon",),
     "optim": ("optimizer.name",),
-    "torch_dtype": ("dtype",),
+    "torch_dtype": ("precision", "dtype"),
     "save_steps": ("save_every",),
+    "save_total_limit": ("keep",),
     "eval_steps": ("eval_every",),
     "resume_from_checkpoint": ("resume",),
     "report_to": ("trackers",),
@@ -59,8 +59,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 # Names that have no counterpart, with the reason; better than a guess at a similar spelling.
 REFUSED = {
     name: "rung counts whole optimizer steps in tokens and finds the micro-batch itself; "
-    "set the tokens of a step instead (--help lists the keys)"
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "micro_batch_size")
+    "set step_tokens (or step_documents) instead"
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "batch_size")
 }
 
 

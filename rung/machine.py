@@ -19,38 +19,46 @@ CPU_SIZES = ((512, 512, 512), (1024, 1024, 1024), (2048, 1024, 1024), (512, 2048
 CUDA_SIZES = ((4096, 4096, 4096), (8192, 8192, 8192), (8192, 4096, 8192))
 
 
-def matrix_peak(dtype: torch.dtype, device: torch.device | str = "cpu", seconds: float = 0.3) -> float:
+def matrix_peak(dtype: torch.dtype, device: torch.device | str = "cpu", seconds: float = 0.4) -> float:
     """The best FLOP/s of a few product shapes: a peak is what the machine can do when undisturbed.
 
     Shapes vary because libraries differ in where they shine: small enough for the cache of a CPU, large
-    enough to occupy every core of a GPU. Each gets an equal part of `seconds`; where a dtype is so slow
-    that a larger product would outlast them all (float16 on many CPUs), the smaller one has the word.
+    enough to occupy every core of a GPU. They take turns until `seconds` are over, so that a neighbour who
+    is busy for a moment spoils a turn of each and not all turns of one. Where a dtype is so slow that a
+    shape would outlast them all (float16 on many CPUs), the smaller ones have the word.
     """
     import torch
 
     device = torch.device(device)
-    shapes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
+    # On a GPU several products go out at once, so that launching does not count.
+    shapes, burst = (CUDA_SIZES, 10) if device.type == "cuda" else (CPU_SIZES, 1)
+    operands: list[tuple[float, torch.Tensor, torch.Tensor]] = []
     best = 0.0
     for rows, inner, columns in shapes:
         work = 2.0 * rows * inner * columns
         if best and work / best > seconds:
             break
-        left = torch.randn(rows, inner, device=device).to(dtype)
-        right = torch.randn(inner, columns, device=device).to(dtype)
-        out = torch.empty(rows, columns, device=device, dtype=dtype)
-        torch.matmul(left, right, out=out)  # the first product pays for set-up
-        wait(device)
-        deadline, measured = time.perf_counter() + seconds / len(shapes), False
-        while not measured or time.perf_counter() < deadline:
-            # On a GPU several products go out at once, so that launching does not count.
-            burst = 10 if device.type == "cuda" else 1
-            started = time.perf_counter()
-            for _ in range(burst):
-                torch.matmul(left, right, out=out)
-            wait(device)
-            best = max(best, burst * work / (time.perf_counter() - started))
-            measured = True
+        left, right = (
+            torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (inner, columns))
+        )
+        operands.append((work, left, right))
+        best = max(best, work / product_seconds(left, right, 1))  # also pays for set-up
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        for work, left, right in operands:
+            best = max(best, burst * work / product_seconds(left, right, burst))
     return best
+
+
+def product_seconds(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
+    import torch
+
+    wait(left.device)
+    started = time.perf_counter()
+    for _ in range(times):
+        torch.matmul(left, right)
+    wait(left.device)
+    return time.perf_counter() - started
 
 
 def wait(device: torch.device) -> None:

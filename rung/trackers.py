@@ -34,14 +34,19 @@ def open_trackers(names: Sequence[str], run_path: Path, config: dict[str, Any]) 
 
 
 def load(name: str) -> ModuleType:
-    _, module, extra = TRACKERS[name]
+    _, module_name, extra = TRACKERS[name]
+    missing = UserError(
+        f"the tracker {name} needs a package that is not installed; "
+        f'run pip install "rung[{extra}]", or leave the tracker out'
+    )
     try:
-        return importlib.import_module(module)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"the tracker {name} needs the package {error.name}, which is not installed; "
-            f'run pip install "rung[{extra}]", or leave the tracker out'
-        ) from error
+        raise missing from error
+    # These services leave a folder of their own name behind, which Python takes for an empty package.
+    if getattr(module, "__file__", "") is None:
+        raise missing
+    return module
 
 
 class Tensorboard:

@@ -100,6 +100,14 @@ def test_a_missing_package_is_named_with_the_command_and_nothing_is_opened(tmp_p
     assert module.calls == []
 
 
+def test_a_folder_that_a_tracker_left_behind_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "a_tracker").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(TRACKERS, "wandb", (TRACKERS["wandb"][0], "a_tracker", "wandb"))
+    with pytest.raises(UserError, match="not installed"):
+        open_trackers(["wandb"], tmp_path, CONFIG)
+
+
 def test_an_unknown_tracker_is_refused_with_the_choices(tmp_path):
     with pytest.raises(UserError, match=r"'wandbb'.*tensorboard, trackio, wandb, mlflow"):
         open_trackers(["wandbb"], tmp_path, CONFIG)

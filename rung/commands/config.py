@@ -55,7 +55,10 @@ def print_all(table: dict[str, Leaf]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rows = Table("key", "takes", "default", "meaning", box=None, pad_edge=False, header_style="bold")
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    rows.add_column("key", no_wrap=True)
+    for column in ("takes", "default", "meaning"):
+        rows.add_column(column)
     for leaf in table.values():
         rows.add_row(leaf.key, describe(leaf.type), shown_default(leaf), leaf.help)
     Console().print(rows)
