@@ -116,13 +116,19 @@ def with_arguments(function: dict, origin: str, key: str) -> dict:
 
 def with_train_flag(message: Message, origin: str, key: str) -> Message:
     """`train: false` and OpenAI's `weight: 0` mean the same; both become `train: False` or disappear."""
+    asked = "train" in message or "weight" in message
     train = message.pop("train", True)
     weight = message.pop("weight", 1)
     if not isinstance(train, bool):
         refuse(origin, f"{key}.train", f"is {kind(train)}; write true or false.")
     if weight not in (0, 1):
         refuse(origin, f"{key}.weight", f"is {weight!r}; a turn is trained (1) or not (0).")
-    if message["role"] == "assistant" and not (train and weight):
+    if message["role"] != "assistant":
+        if asked and train and weight:
+            refuse(
+                origin, f"{key}.train", f"asks to train a {message['role']} turn; only assistant turns are."
+            )
+    elif not (train and weight):
         message["train"] = False
     return message
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rung.batch import Example
-from rung.data.tokens import decode
+from rung.data.tokens import decode, token_texts
 
 TRAINED = ("black on green", "black on bright_green")
 UNTRAINED = ("dim", "dim underline")
@@ -18,8 +18,8 @@ UNTRAINED = ("dim", "dim underline")
 
 def coloured(example: Example, tokenizer: Tokenizer) -> Text:
     text = Text()
-    for i, piece in enumerate(pieces(example, tokenizer)):
-        text.append(piece, style=(TRAINED if example.trained[i] else UNTRAINED)[i % 2])
+    for i, piece in enumerate(token_texts(tokenizer, example.token_ids.tolist())):
+        text.append(visible(piece), style=(TRAINED if example.trained[i] else UNTRAINED)[i % 2])
     return text
 
 
@@ -38,13 +38,11 @@ def bracketed(example: Example, tokenizer: Tokenizer) -> str:
 def token_lines(example: Example, tokenizer: Tokenizer) -> list[str]:
     """`1 'text'` for a trained token, `0 'text'` for another, in order."""
     return [
-        f"{int(trained)} {decode(tokenizer, [token])!r}"
-        for token, trained in zip(example.token_ids.tolist(), example.trained, strict=True)
+        f"{int(trained)} {piece!r}"
+        for piece, trained in zip(
+            token_texts(tokenizer, example.token_ids.tolist()), example.trained, strict=True
+        )
     ]
-
-
-def pieces(example: Example, tokenizer: Tokenizer) -> list[str]:
-    return [visible(decode(tokenizer, [token])) for token in example.token_ids.tolist()]
 
 
 def visible(text: str) -> str:

@@ -109,6 +109,13 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text of each token in mid-text. Alone, some tokenizers would drop the space a token begins with."""
+    [anchor] = encode(tokenizer, ["x"])
+    before = decode(tokenizer, anchor)
+    return [decode(tokenizer, [*anchor, token]).removeprefix(before) for token in ids]
+
+
 def encode_continuations(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts that continue another text.
 

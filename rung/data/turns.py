@@ -82,7 +82,30 @@ class Renderer:
         fitting = [prompt for prompt in prompts if text.startswith(prompt)]
         if not fitting:
             raise UserError(self.why_no_prompt_fits(index, prompts[0], text))
-        return Turn(max(fitting, key=len), text)
+        turn = Turn(max(fitting, key=len), text)
+        self.refuse_deletions(index, turn)
+        return turn
+
+    def refuse_deletions(self, index: int, turn: Turn) -> None:
+        """A template that leaves out what it does not know, tools or reasoning, teaches something else."""
+        message = self.conversation.messages[index]
+        answer = squeezed(turn.text[len(turn.prompt) :])
+        calls = [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
+        # The generation prompt may have written the opening tag.
+        parts = {"content": message["content"].lstrip().removeprefix("<think>")}
+        parts |= {name: message[name] for name in THINKING_KEYS if isinstance(message.get(name), str)}
+        missing = [
+            f"messages[{index}].{name}" for name, part in parts.items() if squeezed(part) not in answer
+        ]
+        missing += [f"messages[{index}].tool_calls" for name in calls if squeezed(name) not in answer]
+        tools = [tool.get("function", tool).get("name", "") for tool in self.conversation.tools or ()]
+        missing += ["tools" for name in tools if name not in turn.text]
+        if missing:
+            raise UserError(
+                f"{self.conversation.origin}: the chat template does not render {missing[0]} in full, so "
+                "the model would learn something else than the row says. Use a model whose template supports "
+                "it, or move it into content."
+            )
 
     def append_only(self, answers: Sequence[int]) -> dict[int, Turn]:
         """Every turn after the exact text of the one before, and the template's text in between."""
@@ -136,6 +159,11 @@ class Renderer:
             "render the answer after its own generation prompt; templates that delete the reasoning of the "
             "last answer do not, so change the template or remove the reasoning."
         )
+
+
+def squeezed(text: str) -> str:
+    """Without white space, which templates trim and add as they like."""
+    return "".join(text.split())
 
 
 def without_thinking(message: Message) -> Message:
