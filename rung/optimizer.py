@@ -24,6 +24,7 @@ class Masters:
     def __init__(self, model: nn.Module):
         self.compute = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.weights: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}  # float32 gradients, kept between steps: fresh pages cost time
         for name, parameter in self.compute.items():
             if parameter.dtype == torch.float32:
                 self.weights[name] = parameter
@@ -36,10 +37,11 @@ class Masters:
 
         def collect(parameter: Tensor) -> None:
             assert parameter.grad is not None
+            buffer = self.buffers.setdefault(name, torch.empty_like(master))
             if master.grad is None:
-                master.grad = parameter.grad.float()
+                master.grad = buffer.copy_(parameter.grad)
             else:
-                master.grad.add_(parameter.grad)
+                buffer.add_(parameter.grad)
             parameter.grad = None
 
         return collect

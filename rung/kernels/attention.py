@@ -2,15 +2,17 @@
 
 A document's rows are attended on their own, so what stands in another document cannot reach them, not
 even through rounding. On CUDA in half precision all documents go through one variable-length flash
-kernel; elsewhere each goes through PyTorch's fused attention, whose CPU version is flash as well. A
-score softcap (Gemma 2) has no fused kernel in PyTorch and takes the plain path.
+kernel. Elsewhere `BlockCausal` computes them in blocks of queries, keeps nothing but its inputs, and
+skips the half of the square that causality forbids; on a CPU that is about twice as fast as PyTorch's
+fused attention on the documents of a few hundred tokens that fine-tuning is made of.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK = 64  # queries at a time: measured best from 64 to 512 tokens; the scores of a block stay in cache
 
 
 def packed_attention(
@@ -23,16 +25,13 @@ def packed_attention(
     window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """softmax(scale q k^T + causal) v inside each document, `[N, H, d]`.
+    """softmax(scale q k^T + causal) v inside each document, `[N, H, d]`; softmax in float32.
 
     `window`: a token sees itself and the window - 1 tokens before it. `softcap`: c tanh(score / c).
     """
     if q_NHd.is_cuda and softcap is None and q_NHd.dtype in (torch.bfloat16, torch.float16):
         return _varlen(q_NHd, k_NKd, v_NKd, lengths, scale, window)
-    if len(lengths) == 1:
-        return _document(q_NHd, k_NKd, v_NKd, scale, window, softcap)
-    parts = zip(q_NHd.split(lengths), k_NKd.split(lengths), v_NKd.split(lengths), strict=True)
-    return torch.cat([_document(q, k, v, scale, window, softcap) for q, k, v in parts])
+    return BlockCausal.apply(q_NHd, k_NKd, v_NKd, lengths, scale, window, softcap)  # type: ignore[no-any-return]
 
 
 def _varlen(q_NHd, k_NKd, v_NKd, lengths, scale, window) -> Tensor:
@@ -47,20 +46,89 @@ def _varlen(q_NHd, k_NKd, v_NKd, lengths, scale, window) -> Tensor:
     )  # fmt: skip
 
 
-def _document(q_THd, k_TKd, v_TKd, scale, window, softcap) -> Tensor:
-    length, heads, kv_heads = q_THd.shape[0], q_THd.shape[1], k_TKd.shape[1]
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_THd, k_TKd, v_TKd))
-    if heads != kv_heads:
-        k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
-    mask = None
-    if window is not None and window < length:
-        ages_TT = torch.arange(length, device=q.device)[:, None] - torch.arange(length, device=q.device)
-        mask = (ages_TT >= 0) & (ages_TT < window)
-    if softcap is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+class BlockCausal(torch.autograd.Function):
+    """Forward and backward of attention, one document and one block of queries at a time.
+
+    The G query heads that share a key-value head are stacked as G times as many queries, so keys and
+    values are never repeated and their gradients are summed inside a matrix product. Backward recomputes
+    the probabilities: with P = softmax(S), dV = P^T dO, dP = dO V^T, dS = P (dP - sum dP P).
+    """
+
+    @staticmethod
+    def forward(ctx, q_NHd, k_NKd, v_NKd, lengths, scale, window, softcap):
+        ctx.save_for_backward(q_NHd, k_NKd, v_NKd)
+        ctx.options = (lengths, scale, window, softcap)
+        out_NHd = torch.empty_like(q_NHd)
+        for q, k, v, out in _documents(lengths, q_NHd, k_NKd, v_NKd, out_NHd):
+            for rows, keys in _blocks(len(q), window):
+                p_KSt = _probabilities(_stack(q[rows], k), k[keys], rows, keys, scale, window, softcap)[0]
+                out[rows] = _unstack(p_KSt.to(v.dtype) @ v[keys].transpose(0, 1), out[rows])
+        return out_NHd
+
+    @staticmethod
+    def backward(ctx, grad_NHd):
+        q_NHd, k_NKd, v_NKd = ctx.saved_tensors
+        lengths, scale, window, softcap = ctx.options
+        dq_NHd = torch.empty_like(q_NHd)
+        # Keys and values collect from several blocks of queries: in float32, rounded once.
+        wide = torch.float32 if q_NHd.dtype in (torch.bfloat16, torch.float16) else q_NHd.dtype
+        dk_NKd, dv_NKd = torch.zeros_like(k_NKd, dtype=wide), torch.zeros_like(v_NKd, dtype=wide)
+        parts = _documents(lengths, q_NHd, k_NKd, v_NKd, grad_NHd, dq_NHd, dk_NKd, dv_NKd)
+        for q, k, v, grad, dq, dk, dv in parts:
+            for rows, keys in _blocks(len(q), window):
+                q_KSd, grad_KSd = _stack(q[rows], k), _stack(grad[rows], k)
+                p_KSt, slope = _probabilities(q_KSd, k[keys], rows, keys, scale, window, softcap)
+                dp_KSt = (grad_KSd @ v[keys].permute(1, 2, 0)).to(p_KSt.dtype)
+                ds_KSt = torch._softmax_backward_data(dp_KSt, p_KSt, -1, p_KSt.dtype)
+                if slope is not None:
+                    ds_KSt = ds_KSt * slope
+                ds_KSt = ds_KSt.mul_(scale).to(q.dtype)
+                dq[rows] = _unstack(ds_KSt @ k[keys].transpose(0, 1), dq[rows])
+                dk[keys] += (ds_KSt.transpose(1, 2) @ q_KSd).transpose(0, 1)
+                dv[keys] += (p_KSt.to(v.dtype).transpose(1, 2) @ grad_KSd).transpose(0, 1)
+        return dq_NHd, dk_NKd.to(k_NKd.dtype), dv_NKd.to(v_NKd.dtype), None, None, None, None
+
+
+def _documents(lengths, *tensors):
+    return zip(*(tensor.split(lengths) for tensor in tensors), strict=True)
+
+
+def _blocks(length: int, window: int | None):
+    """`(rows, keys)`: each block of queries, and the keys any of them can see."""
+    for start in range(0, length, BLOCK):
+        stop = min(start + BLOCK, length)
+        first = 0 if window is None else max(start - window + 1, 0)
+        yield slice(start, stop), slice(first, stop)
+
+
+def _stack(q_SHd: Tensor, k_TKd: Tensor) -> Tensor:
+    """`[S, H, d]` -> `[K, G S, d]`, the heads of a group after one another."""
+    kv_heads = k_TKd.shape[1]
+    return q_SHd.unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3).reshape(kv_heads, -1, q_SHd.shape[2])
+
+
+def _unstack(x_KSd: Tensor, like_SHd: Tensor) -> Tensor:
+    return x_KSd.unflatten(1, (-1, len(like_SHd))).permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _probabilities(q_KSd, k_tKd, rows, keys, scale, window, softcap):
+    """softmax of the block's scores in float32, and the slope of the softcap at them, if there is one."""
+    scores = q_KSd @ k_tKd.permute(1, 2, 0)
+    scores = (scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores).mul_(scale)
+    slope = None
+    if softcap is not None:
+        squashed = torch.tanh(scores / softcap)
+        scores, slope = softcap * squashed, 1 - squashed.square()
+    query_S = torch.arange(rows.start, rows.stop, device=scores.device)[:, None]
+    if window is None:  # only the diagonal square of the block hides anything
+        key_t, part = query_S.T, scores[..., rows.start - keys.start :]
     else:
-        out = masked_attention(q, k, v, causal(length, q.device) if mask is None else mask, scale, softcap)
-    return out[0].transpose(0, 1)
+        key_t, part = torch.arange(keys.start, keys.stop, device=scores.device), scores
+    hidden = key_t > query_S
+    if window is not None:
+        hidden |= key_t <= query_S - window
+    part.unflatten(1, (-1, len(query_S))).masked_fill_(hidden, -torch.inf)
+    return torch.softmax(scores, -1), slope
 
 
 def causal(length: int, device) -> Tensor:
@@ -68,7 +136,7 @@ def causal(length: int, device) -> Tensor:
 
 
 def masked_attention(q_BHSd, k_BHTd, v_BHTd, mask_BHST, scale: float, softcap: float | None) -> Tensor:
-    """The plain definition, with softmax in float32; also what the fused kernels are tested against."""
+    """The plain definition, with softmax in float32; also what the fused versions are tested against."""
     scores = (q_BHSd @ k_BHTd.transpose(-1, -2)).float() * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

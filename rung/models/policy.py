@@ -53,13 +53,12 @@ def score(
     )
 
 
-def neftune(alpha: float, lengths: tuple[int, ...], generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+def neftune(alpha: float, lengths: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
     """Uniform noise of size alpha / sqrt(T D) on the embeddings of a document of T tokens (arXiv 2310.05914)."""
 
     def perturb(x_ND: Tensor) -> Tensor:
-        noise_ND = torch.rand(x_ND.shape, generator=generator, device=generator.device) * 2 - 1
         tokens_N = torch.tensor(lengths, dtype=torch.float32).repeat_interleave(torch.tensor(lengths))
-        scale_N = alpha / (tokens_N * x_ND.shape[1]).sqrt()
-        return x_ND + (noise_ND * scale_N[:, None]).to(x_ND)
+        scale_N = (alpha / (tokens_N * x_ND.shape[1]).sqrt()).to(x_ND)
+        return x_ND + (torch.rand_like(x_ND) * 2 - 1) * scale_N[:, None]
 
     return perturb

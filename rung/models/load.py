@@ -1,0 +1,37 @@
+"""From a name to a model that trains and samples: the decoder where it knows the family, else the fallback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rung.models.config import FAMILIES, DecoderConfig
+from rung.models.decoder import Decoder
+from rung.models.fallback import TransformersDecoder
+from rung.models.folder import load_into, read_config
+from rung.models.hub import resolve
+from rung.models.lora import load_adapter
+
+
+def load_model(
+    name: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Decoder | TransformersDecoder:
+    """Weights in `dtype` on `device`. A PEFT adapter folder is opened on the base model that it names."""
+    path = resolve(str(name))
+    if (path / "adapter_config.json").exists():
+        model = load_model(base_of(path), dtype, device)
+        load_adapter(model, path)
+        return model
+    config = read_config(path)
+    if config.get("model_type") not in FAMILIES:
+        return TransformersDecoder(path, config, dtype).to(device)
+    with torch.device("meta"):
+        model = Decoder(DecoderConfig.from_hf(config))
+    load_into(model, path, dtype)
+    return model.to(device)
+
+
+def base_of(adapter: Path) -> str:
+    """The model that an adapter was trained on, as its adapter_config.json names it."""
+    return read_config(adapter, "adapter_config.json")["base_model_name_or_path"]
