@@ -52,9 +52,9 @@ class LoraLinear(nn.Module):
         out_NO.addmm_(F.linear(seen_ND, self.lora_A), self.lora_B.t(), alpha=self.scale)
         return out_NO.view(*hidden.shape[:-1], out_NO.shape[-1])
 
-    def correction_OD(self) -> Tensor:
-        """scale * B A in float32."""
-        return self.scale * (self.lora_B.float() @ self.lora_A.float())
+    @property
+    def correction(self) -> Correction:
+        return Correction(self.lora_A, self.lora_B, self.scale)
 
 
 def add_adapter(model: nn.Module, settings: Lora, seed: int = 0) -> None:
@@ -138,42 +138,49 @@ def load_adapter(model: nn.Module, path: Path, base_digest: str = "") -> None:
         _named(model).set_submodule(name, LoraLinear(linear[name], correction, adapter.dropout))
 
 
-@torch.no_grad()
 def merge_adapter(model: nn.Module) -> None:
-    """Fold every correction into its base weight, computed in float32, and take the wrappers away.
-
-    Raises, and leaves the model as it was, when there is nothing to merge or when no weight would change.
-    """
+    """Fold every correction into its base weight and take the wrappers away; see `merge_weights`."""
     layers = adapted_layers(model)
     if not layers:
         raise UserError(
             "There is no adapter to merge: none is attached, or it has been merged already. "
             "Attach one first (load_adapter), and merge it once."
         )
-    for name, layer in layers.items():
-        if not layer.correction_OD().isfinite().all():
-            raise UserError(
-                f"The adapter's correction of {name} has infinite or NaN entries, and merging would ruin the "
-                "base. The training run diverged: take an earlier checkpoint."
-            )
-    changed = [_fold(layer) for layer in layers.values()]  # a list, so that every layer is folded
-    if not any(changed):
-        raise UserError(
-            "Merging changes no weight: either the adapter was never trained (B is zero) or its corrections "
-            f"are below the rounding of {next(model.parameters()).dtype}. Check that this is the trained "
-            "adapter, and load the base in float32."
-        )
+    merge_weights(
+        {name: layer.base.weight for name, layer in layers.items()},
+        {name: layer.correction for name, layer in layers.items()},
+    )
     for name, layer in layers.items():
         _named(model).set_submodule(name, layer.base)
 
 
-def _fold(layer: LoraLinear) -> bool:
-    """Add the correction to the base weight; False if rounding (or a zero) left it as it was."""
-    weight_OD = layer.base.weight
-    merged_OD = (weight_OD.float() + layer.correction_OD()).to(weight_OD.dtype)
-    changed = not torch.equal(merged_OD, weight_OD)
-    weight_OD.copy_(merged_OD)
-    return changed
+@torch.no_grad()
+def merge_weights(weights: dict[str, Tensor], corrections: dict[str, Correction]) -> None:
+    """Add each correction to the weight of its name, in place. Products and sums are float32, rounded once.
+
+    Raises, and leaves the weights as they were, when a correction is not finite or no weight would change.
+    """
+    for name, correction in corrections.items():
+        if not _product_OD(correction).isfinite().all():
+            raise UserError(
+                f"The adapter's correction of {name} has infinite or NaN entries, and merging would ruin the "
+                "base. The training run diverged: take an earlier checkpoint."
+            )
+    changed = False
+    for name, correction in corrections.items():
+        merged_OD = (weights[name].float() + _product_OD(correction)).to(weights[name].dtype)
+        changed |= not torch.equal(merged_OD, weights[name])
+        weights[name].copy_(merged_OD)
+    if not changed:
+        raise UserError(
+            "Merging changes no weight: either the adapter was never trained (B is zero) or its corrections "
+            f"are below the rounding of {next(iter(weights.values())).dtype}. Check that this is the trained "
+            "adapter, and merge in float32."
+        )
+
+
+def _product_OD(correction: Correction) -> Tensor:
+    return correction.scale * (correction.lora_B_OR.float() @ correction.lora_A_RD.float())
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:

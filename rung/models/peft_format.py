@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rung.errors import UserError
@@ -88,7 +88,7 @@ def write_adapter(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.mkdir(parents=True, exist_ok=True)
     (path / CONFIG).unlink(missing_ok=True)
-    save_file(plain, path / WEIGHTS, {"format": "pt", "base_digest": digest})
+    (path / WEIGHTS).write_bytes(save(plain, {"format": "pt", "base_digest": digest}))
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

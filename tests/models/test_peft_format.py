@@ -283,7 +283,7 @@ def test_a_save_that_fails_leaves_no_adapter(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rung.models.peft_format.save_file", full_disk)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_adapter(trained(model), tmp_path, Lora(rank=2), "tiny", "")
     assert [file.name for file in tmp_path.iterdir()] == [WEIGHTS]
