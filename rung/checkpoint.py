@@ -32,7 +32,7 @@ def save_checkpoint(run: Run, state: State, write_model: WriteModel, *, keep: in
     """Publish the state as the latest checkpoint and prune older ones down to `keep` (0 keeps all)."""
     path = run.checkpoint_path(state.step)
     if not path.exists():  # a resumed run may stop again before its first step
-        with publish(path, need=bytes_needed(state)) as folder:
+        with publish(path, size=bytes_needed(state)) as folder:
             write_model(folder)
             trainer = folder / "trainer"
             trainer.mkdir()

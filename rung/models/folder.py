@@ -124,18 +124,30 @@ def write_folder(
     existing: Existing = "refuse",
 ) -> None:
     """Write a folder that `transformers` opens; the generation config defaults to the special tokens."""
-    if config.get("tie_word_embeddings") and HEAD in tensors:
-        tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
     size = sum(tensor.nbytes for tensor in tensors.values())
     with publish(path, existing, size + size // 100 + 20_000_000) as folder:  # the tokenizer is a few MB
-        write_tensors(folder, tensors, max_shard_bytes)
-        kept = {key: value for key, value in config.items() if key != "torch_dtype"}
-        _write_json(folder / "config.json", {**kept, "dtype": _main_dtype(tensors)})
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-        if generation_config is None:
-            generation_config = special_tokens(config, tokenizer)
-        _write_json(folder / "generation_config.json", generation_config)
+        write_files(folder, tensors, config, tokenizer, generation_config, max_shard_bytes)
+
+
+def write_files(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    tokenizer: Any = None,
+    generation_config: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """The files of such a folder, into one that exists; a checkpoint adds its own beside them."""
+    if config.get("tie_word_embeddings") and HEAD in tensors:
+        tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
+    write_tensors(folder, tensors, max_shard_bytes)
+    kept = {key: value for key, value in config.items() if key != "torch_dtype"}
+    _write_json(folder / "config.json", {**kept, "dtype": _main_dtype(tensors)})
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if generation_config is None:
+        generation_config = special_tokens(config, tokenizer)
+    _write_json(folder / "generation_config.json", generation_config)
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: int = SHARD_BYTES) -> None:

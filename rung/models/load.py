@@ -12,6 +12,7 @@ from rung.models.fallback import TransformersDecoder
 from rung.models.folder import load_into, read_config
 from rung.models.hub import resolve
 from rung.models.lora import load_adapter
+from rung.models.peft_format import read_adapter
 
 
 def load_model(
@@ -34,4 +35,4 @@ def load_model(
 
 def base_of(adapter: Path) -> str:
     """The model that an adapter was trained on, as its adapter_config.json names it."""
-    return read_config(adapter, "adapter_config.json")["base_model_name_or_path"]
+    return read_adapter(adapter).base_name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 
 from rung.errors import UserError
 from rung.machine import cpu_features
-from rung.models.folder import digest, write_files
+from rung.models.folder import check_vocabulary, digest, read_config, read_generation_config, write_files
 from rung.models.hub import load_tokenizer, resolve
 from rung.models.load import load_model
 from rung.models.lora import add_adapter, save_adapter
@@ -67,6 +66,7 @@ def load_subject(name: str, *, precision: str, device: str, lora: Lora, recomput
             f"{name} is an adapter, and training continues from a whole model. "
             f"Fold it into its base first: rung merge-adapter {name} --out MODEL"
         )
+    check_vocabulary(tokenizer, read_config(source))
     model = load_model(start if start and not lora.rank else name, dtype, where)
     started = digest(dict(model.named_parameters()))
     model.checkpointing = recompute
@@ -79,9 +79,6 @@ def load_subject(name: str, *, precision: str, device: str, lora: Lora, recomput
             tokenizer.save_pretrained(folder)
             return
         tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-        generation = source / "generation_config.json"
-        write_files(folder, tensors, model.config.hf, tokenizer)
-        if generation.exists():
-            shutil.copy(generation, folder / generation.name)
+        write_files(folder, tensors, model.config.hf, tokenizer, read_generation_config(source) or None)
 
     return Subject(model, tokenizer, where, dtype, started, write)

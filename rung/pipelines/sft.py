@@ -20,11 +20,13 @@ from rung.config import to_dict
 from rung.data.examples import Demonstrations, load_examples
 from rung.errors import RunStopped, UserError
 from rung.methods.nll import nll
+from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
 from rung.models.lora import load_adapter
 from rung.models.policy import neftune, score
 from rung.pipelines.observe import Observer, observing
 from rung.pipelines.setup import Subject, load_subject
+from rung.publish import sweep
 from rung.run import Run
 from rung.sources.demonstrations import DemonstrationSource
 from rung.train import Method, Metrics, Scorer, State, train
@@ -79,6 +81,7 @@ def _train(run: Run, settings: Sft, subject: Subject, source, held_out, steps, m
         load_adapter(subject.model, latest)
     state = State(subject.model, settings.optimizer, fp16=subject.dtype == torch.float16)
     if latest is not None:
+        sweep(run.path / "checkpoints")
         load_checkpoint(run, state)
         run.rewind(state.step)
     _announce(run, settings, subject, source, steps, config, state)
@@ -130,7 +133,7 @@ def _data(settings: Sft, subject: Subject) -> tuple[Demonstrations, list[Example
         max_length=settings.max_length,
         overlong=settings.overlong,
         history_thinking=settings.history_thinking,
-        generation_config=_generation_config(settings.model),
+        generation_config=read_generation_config(resolve(settings.model)) or None,
     )
     data = read(settings.data)
     if settings.eval_data:
@@ -201,13 +204,6 @@ def _evaluate(subject: Subject, held_out: list[Example], method: Method, setting
 def _mean_context(source: DemonstrationSource) -> float:
     """How long the document of an average token is, for counting attention's arithmetic."""
     return float((source.lengths.astype(float) ** 2).sum() / source.lengths.sum())
-
-
-def _generation_config(name: str) -> dict | None:
-    import json
-
-    path = resolve(name) / "generation_config.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _announce(run: Run, settings: Sft, subject: Subject, source: DemonstrationSource, steps: int, config, state: State) -> None:
