@@ -22,7 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rung.errors import UserError
-from rung.models.peft_format import Correction, lora_scale, read_adapter, tensor_name, write_adapter
+from rung.models.peft_format import (
+    Correction,
+    lora_scale,
+    read_adapter,
+    require_base,
+    tensor_name,
+    write_adapter,
+)
 from rung.settings import Lora
 
 NEVER_ADAPTED = frozenset({"lm_head", "score", "gate", "router", "shared_expert_gate"})
@@ -112,11 +119,7 @@ def load_adapter(model: nn.Module, path: Path, base_digest: str = "") -> None:
     """
     _refuse_second_adapter(model)
     adapter = read_adapter(path)
-    if base_digest and adapter.base_digest and base_digest != adapter.base_digest:
-        raise UserError(
-            f"{path} was trained on {adapter.base_name} with digest {adapter.base_digest}, and this base has "
-            f"digest {base_digest}: its weights are not the same. Load it on the base it was trained on."
-        )
+    require_base(adapter, path, base_digest)
     linear = _adaptable(model)
     remedy = (
         f"Load it on the base it was trained on ({adapter.base_name or 'the adapter does not say which'})."

@@ -55,6 +55,20 @@ class Adapter:
     base_name: str
     base_digest: str
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Under PEFT's names."""
+        named = {tensor_name(layer, "A"): c.lora_A_RD for layer, c in self.corrections.items()}
+        return named | {tensor_name(layer, "B"): c.lora_B_OR for layer, c in self.corrections.items()}
+
+
+def require_base(adapter: Adapter, path: Path, digest: str) -> None:
+    """Refuse a base of another digest than the adapter was trained on, where both are known."""
+    if digest and adapter.base_digest and digest != adapter.base_digest:
+        raise UserError(
+            f"{path} was trained on {adapter.base_name}, digest {adapter.base_digest[:16]}, and this "
+            f"base has digest {digest[:16]}: its weights are not the same. Give the base it was trained on."
+        )
+
 
 def tensor_name(layer: str, part: str) -> str:
     """PEFT's name of a layer's "A" or "B"."""
