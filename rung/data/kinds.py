@@ -59,7 +59,10 @@ def pair(row: Row, examples: list[list[Example]]) -> list[Pair]:
     start = int(chosen.trained.argmax())
     same = np.array_equal(chosen.token_ids[:start], rejected.token_ids[:start])
     if start != int(rejected.trained.argmax()) or not same:
-        raise UserError(f"{row.origin}: chosen and rejected do not begin with the same prompt tokens.")
+        raise UserError(
+            f"{row.origin}: chosen and rejected do not begin with the same prompt tokens. With a thinking "
+            "template, give both answers reasoning or neither."
+        )
     return [Pair(chosen, rejected)]
 
 

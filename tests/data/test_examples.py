@@ -162,6 +162,31 @@ def test_rows_of_the_wrong_kind_are_refused(data):
         load_feedback([spec], tokenizer_of("chatml"), max_length=99)
 
 
+def test_answers_that_need_different_prompts_are_no_pair(data):
+    """Qwen3 prompts an answer without reasoning with an empty think block, and one with reasoning without."""
+    question = [{"role": "user", "content": "hello"}]
+    spec = data({"prompt": question, "chosen": "four", "rejected": "<think>\nfive\n</think>\n\ntwo"})
+    with pytest.raises(UserError, match=r"d.jsonl:1: .*same prompt tokens"):
+        load_pairs([spec], tokenizer_of("qwen3"), max_length=99)
+
+
+def test_answers_of_several_contexts_are_no_pair(data):
+    def answer(text):
+        return [
+            {"role": "assistant", "content": "<think>a</think>four"},
+            {"role": "user", "content": "two"},
+            {"role": "assistant", "content": text},
+        ]
+
+    question = [{"role": "user", "content": "hello"}]
+    spec = data({"prompt": question, "chosen": answer("hello"), "rejected": answer("world")})
+    with pytest.raises(UserError, match=r"d.jsonl:1: .*no common context"):
+        load_pairs([spec], tokenizer_of("qwen3"), max_length=999)
+    row = {"prompt": question, "completion": answer("hello"), "label": True}
+    with pytest.raises(UserError, match=r"d.jsonl:1: .*no common context"):
+        load_feedback([data(row)], tokenizer_of("qwen3"), max_length=999)
+
+
 def test_a_chat_without_anything_before_the_answer_is_refused(data):
     from copy import deepcopy
 

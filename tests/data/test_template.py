@@ -122,6 +122,16 @@ def test_a_token_across_the_prompts_end_is_split():
     assert trained_runs([rendered], tokenizer) == ["\n\nfour<|im_end|>"]
 
 
+def test_a_split_that_changes_the_text_is_refused():
+    """This tokenizer drops white space at the start of what it encodes, so an answer cannot stand alone."""
+    from tokenizers import normalizers
+
+    tokenizer = with_template("chatml", CHATML)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip(left=True, right=False)
+    with pytest.raises(UserError, match=r"chat.jsonl:1.*a token straddles"):
+        render(chat("hello", "\n\nfour"), tokenizer)
+
+
 THOUGHTS = (
     "hello",
     "<think>\none\n</think>\n\nfour",
