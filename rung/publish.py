@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,16 +90,18 @@ def point(pointer: Path, name: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(parent: Path) -> list[Path]:
+def sweep(parent: Path, older_than: float = 0.0) -> list[Path]:
     """Clear away what killed processes left in `parent`; the paths removed or put back.
 
-    What a living process is writing stays. Processes are told apart by pid, so do not sweep a folder into
-    which another machine writes.
+    What a living process is writing stays. Processes are told apart by pid, which says nothing of another
+    machine: where one may write to the same folder, spare what is younger than `older_than` seconds.
     """
     swept = []
     for path in sorted(parent.iterdir()) if parent.is_dir() else []:
         match = UNFINISHED.fullmatch(path.name)
         if match is None or path in _open or _other_process_alive(int(match["pid"])):
+            continue
+        if time.time() - path.stat().st_mtime < older_than:
             continue
         target = path.with_name(match["name"])
         if match["kind"] == "old" and not target.exists():

@@ -125,6 +125,14 @@ def test_sweep_spares_own_work_and_clears_an_earlier_life_with_the_same_pid(tmp_
         assert folder.is_dir()
 
 
+def test_sweep_spares_what_is_young_enough_to_be_another_machines(tmp_path):
+    left = tmp_path / f"model.tmp-{DEAD}-0123abcd"
+    left.mkdir()
+    assert sweep(tmp_path, older_than=3600) == []
+    os.utime(left, (0, 0))
+    assert sweep(tmp_path, older_than=3600) == [left]
+
+
 def test_sweep_puts_back_a_folder_caught_between_the_two_renames(tmp_path):
     fill_me = tmp_path / f"step-10.old-{DEAD}-0123abcd"
     fill_me.mkdir()
