@@ -74,7 +74,7 @@ class Encoder:
             self.policy.check_beginning(ids, self.policy.text_has_bos, origin)
         except UserError as error:
             return error
-        trained = np.arange(len(ids)) >= len(prompt)
+        trained = np.arange(len(ids)) >= (1 if plain else len(prompt))  # nothing predicts a first token
         example = Example(np.array(ids, dtype=np.int32), trained, origin)
         return [example] if plain else checked([example])
 

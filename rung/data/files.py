@@ -103,7 +103,9 @@ def files_of(path: str) -> list[Path] | None:
                 f"convert it to one of {', '.join(SUFFIXES)}."
             )
         return [place]
-    if HUB_ID.fullmatch(path) and place.suffix not in SUFFIXES + OTHER_SUFFIXES:
+    # A misspelt file of a folder that exists is not worth asking the network about.
+    is_local = place.suffix in SUFFIXES + OTHER_SUFFIXES or place.parent.is_dir()
+    if HUB_ID.fullmatch(path) and not is_local:
         return None
     raise UserError(f"there is no file {path}; check the path (relative paths start at {Path.cwd()}).")
 

@@ -65,7 +65,7 @@ def test_show(spec, capsys):
     assert f"{spec}:1: 19 tokens, 9 trained" in shown
     assert "⟦four é🙂<|im_end|>⟧" in shown and f"{spec}:2" in shown and "\x1b" not in shown
     assert command.show(DataShow(str(spec), first=2, tokens=True)) == 0
-    assert capsys.readouterr().out == f"{spec}:2: 2 tokens, 2 trained\n1 'hello'\n1 '<|im_end|>'\n\n"
+    assert capsys.readouterr().out == f"{spec}:2: 2 tokens, 1 trained\n0 'hello'\n1 '<|im_end|>'\n\n"
 
 
 def test_show_stops_at_a_bad_row(spec):

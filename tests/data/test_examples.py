@@ -39,7 +39,7 @@ def test_strings_need_no_template_and_end_with_eos(data):
     )
     completion, text, again = load_examples([spec], tokenizer, max_length=99).examples
     assert shown(completion, tokenizer) == ("<|begin_of_text|>hello ", "world<|end_of_text|>")
-    assert shown(text, tokenizer) == ("", "<|begin_of_text|>hello<|end_of_text|>")
+    assert shown(text, tokenizer) == ("<|begin_of_text|>", "hello<|end_of_text|>")
     assert again.token_ids.tolist() == text.token_ids.tolist()
     assert completion.origin == f"{spec}:1"
 
@@ -121,7 +121,7 @@ def test_the_report_counts_by_hand(data):
     assert report.drops == {"longer than 5 tokens": 1}
     assert report.duplicates == 1
     assert report.tokens == 3 + 3 + 2
-    assert report.supervised == 2 + 2 + 1  # the first token of a text is never predicted
+    assert report.supervised == 2 + 2 + 1  # nothing predicts the first token of a text
     assert report.lengths == {0: 2, 50: 3, 90: 3, 99: 3, 100: 3}
 
 
@@ -148,8 +148,8 @@ def test_sizes_weights_and_digest(data):
 
 def test_masks_change_the_digest(data):
     tokenizer = tokenizer_of("chatml")
-    one = load_examples([data({"prompt": "hello", "completion": " four"})], tokenizer, max_length=99)
-    other = load_examples([data({"text": "hello four"})], tokenizer, max_length=99)
+    one = load_examples([data({"prompt": "hello four", "completion": " two"})], tokenizer, max_length=99)
+    other = load_examples([data({"text": "hello four two"})], tokenizer, max_length=99)
     assert one.examples[0].token_ids.tolist() == other.examples[0].token_ids.tolist()
     assert one.digest != other.digest
 

@@ -80,10 +80,14 @@ def test_not_utf8(tmp_path):
         list(read_rows(str(tmp_path / "latin.jsonl")))
 
 
-def test_missing_files_and_empty_folders(tmp_path):
+def test_missing_files_and_empty_folders(tmp_path, monkeypatch):
     for name in ("no.jsonl", "no/such/deep/path", "a/b.csv"):
         with pytest.raises(UserError, match="there is no file"):
             list(read_rows(str(tmp_path / name)))
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"there is no file data/misspelt; check the path"):
+        list(read_rows("data/misspelt"))
     with pytest.raises(UserError, match=r"there is no file a/b.csv"):
         list(read_rows("a/b.csv"))
     (tmp_path / "empty").mkdir()
