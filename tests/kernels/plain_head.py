@@ -4,6 +4,8 @@ import itertools
 
 import torch
 
+from rung.kernels import linear_logprob_torch as chunks
+
 REQUESTS = {
     "logprob": {},
     "entropy": {"entropy": True},
@@ -52,3 +54,29 @@ def gradients(loss, leaves):
     wanted = [leaf for leaf in leaves if leaf is not None]
     found = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
     return [None if leaf is None else next(found) for leaf in leaves]
+
+
+def close(found, expected, tolerance=1e-11):
+    assert (found is None) == (expected is None)
+    if found is not None:
+        torch.testing.assert_close(found.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+def shrink_blocks(monkeypatch):
+    """Blocks of two rows and tiles of four ids, so that tiny problems have many, the last one ragged."""
+    monkeypatch.setattr(chunks, "BLOCK_ELEMENTS", 23 // torch.get_num_threads() + 1)
+    monkeypatch.setattr(chunks, "TILE_ROWS", 4)
+
+
+class Products:
+    """Counts matrix products that form logits."""
+
+    def __init__(self, monkeypatch):
+        self.tokens = []
+        original = chunks.head_product
+
+        def counted(hidden_CD, *rest):
+            self.tokens.append(len(hidden_CD))
+            return original(hidden_CD, *rest)
+
+        monkeypatch.setattr(chunks, "head_product", counted)

@@ -73,7 +73,8 @@ def test_half_precision(dtype, bound):
 
 
 def test_several_programs_and_steps_over_the_vocabulary(monkeypatch):
-    """1,100 ids are two programs of the forward kernel and, in steps of 512, three of the gradient kernel."""
+    """1,100 ids: five programs of two tiles, and three steps of 512 for the gradient."""
+    monkeypatch.setattr(fused, "TILES_PER_PROGRAM", 2)
     monkeypatch.setattr(fused, "IDS_PER_STEP", 512)
     compare(torch.float32, 2e-5, 1e-5, entropy=True, guess=False, bias=True, masked=False, size=(5, 33, 1100))
 
