@@ -42,7 +42,7 @@ class Line:
         self.recent.append((now, step))
         if self.live is not None:
             self.live.update(self.text())
-        elif self.printed_at is None or now - self.printed_at >= PLAIN_INTERVAL or step >= self.total_steps:
+        elif self.printed_at is None or now - self.printed_at >= PLAIN_INTERVAL:
             self.print_plain(now)
 
     def print_plain(self, now: float) -> None:

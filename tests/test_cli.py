@@ -4,9 +4,9 @@ import importlib
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -71,18 +71,15 @@ def test_help_is_quick_and_imports_no_torch(name):
         "try: status(sys.argv[1:])\n"
         "finally: assert not {'torch', 'transformers'} & set(sys.modules), 'heavy import'"
     )
-    seconds = []
-    for _ in range(3):  # the best of three, for the machine may be busy
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code, *name.split(), "--help"], capture_output=True, text=True
-        )
-        seconds.append(time.perf_counter() - started)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert f"usage: rung {name}" in done.stdout
-        if seconds[-1] < 0.5:
-            break
-    assert min(seconds) < 0.5
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *name.split(), "--help"], capture_output=True, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: rung {name}" in done.stdout
+    # Processor time, which on an idle machine is all of the wall time, and on a busy one still is fair.
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
 
 
 @pytest.mark.parametrize(
@@ -165,20 +162,26 @@ def test_version_and_module_entry():
     assert (done.returncode, done.stdout, done.stderr) == (0, "rung 0.1.0\n", "")
 
 
-def test_a_reader_that_goes_away_is_no_error():
+@pytest.mark.parametrize(
+    "output", ["print('x' * 1000000)", "[print('x') for _ in range(100000)]", "print('x')"]
+)
+def test_a_reader_that_goes_away_is_no_error(output):
+    """Whether the pipe breaks within a print, between two, or only when the buffer is flushed at the end."""
     code = (
         "import sys; from rung import cli\n"
-        "cli.dispatch = lambda argv: print('x' * 1000000) or 0\n"
+        f"cli.dispatch = lambda argv: (input(), {output}, 0)[-1]\n"
         "sys.exit(cli.status([]))"
     )
+    pipe = subprocess.PIPE
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=buffered
     )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(10)
+    assert process.stdout is not None
     process.stdout.close()
-    assert process.wait() == 141
-    assert process.stderr.read() == ""
+    process.stdout = None
+    assert process.communicate("go\n")[1] == ""
+    assert process.returncode == 141
 
 
 def test_config_explain(capsys):

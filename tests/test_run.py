@@ -1,6 +1,7 @@
 """The run folder: refused overwrites, torn rows, rewinding that survives a kill at any moment."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -114,6 +115,38 @@ def test_rewind_moves_the_rows_beyond_a_step(run):
     assert lines(run.path / "metrics.discarded.jsonl") == [4, 5, 3, 4]
 
 
+class HalfWritten(io.FileIO):
+    """A file whose process is killed in the middle of a write."""
+
+    def write(self, data):
+        super().write(data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("call", range(1, 4))
+def test_rewind_killed_in_the_middle_of_a_write_loses_and_doubles_nothing(run, monkeypatch, call):
+    for step in range(1, 6):
+        run.log(step, {"loss": float(step)})
+    original, opened = Path.open, 0
+
+    def half(path, mode="r", **options):
+        nonlocal opened
+        opened += mode in ("wb", "ab")
+        return (
+            HalfWritten(path, mode)
+            if opened == call and mode in ("wb", "ab")
+            else original(path, mode, **options)
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", half)
+        with contextlib.suppress(KeyboardInterrupt):
+            run.rewind(2)
+    run.rewind(2)
+    assert lines(run.metrics_path) == [1, 2]
+    assert lines(run.path / "metrics.discarded.jsonl") == [3, 4, 5]
+
+
 @pytest.mark.parametrize("call", range(1, 9))
 def test_rewind_killed_at_any_replacement_loses_and_doubles_nothing(run, monkeypatch, call):
     """Fail at the n-th file operation of a rewind, then rewind again: the outcome is that of one rewind."""
@@ -200,7 +233,8 @@ def test_every_metric_has_a_meaning_and_a_range_that_can_be_met():
 
 def test_out_of_range_says_which_side():
     assert out_of_range("supervised_share", 0.0) == "below 0.01"
-    assert out_of_range("grad_norm", 1e4) == "above 100"
+    assert out_of_range("grad_norm", 101) == "above 100"
+    assert out_of_range("grad_norm", 100) == ""
     assert out_of_range("loss", math.nan) == "not a number"
     assert out_of_range("loss", 1.0) == ""
     assert out_of_range("step_seconds", 1e9) == ""
