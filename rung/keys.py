@@ -84,7 +84,7 @@ def unknown_key(name: str, table: dict[str, Leaf], place: str) -> typing.NoRetur
         raise UserError(f"{place}: {name!r} is a section, not a key; it holds {', '.join(inside)}")
     # A key may be forgotten its section (`rank` for `lora.rank`), so last parts count as spellings too.
     spellings = {key.rsplit(".", 1)[-1]: key for key in table} | {key: key for key in table}
-    spellings |= {alias: alias for alias in ALIASES if find(alias, table)}
+    spellings |= {alias: leaf.key for alias in ALIASES if (leaf := find(alias, table))}
     near = difflib.get_close_matches(plain, spellings, n=3, cutoff=0.6)
     guesses = list(dict.fromkeys(spellings[spelling] for spelling in near))
     remedy = f"did you mean {' or '.join(guesses)}?" if guesses else "--help lists the keys"

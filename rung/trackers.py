@@ -25,12 +25,16 @@ class Tracker(Protocol):
 
 def open_trackers(names: Sequence[str], run_path: Path, config: dict[str, Any]) -> list[Tracker]:
     """The trackers asked for; an unknown or uninstalled one is refused before any is opened."""
+    return [TRACKERS[name][0](module, run_path, config) for name, module in require(names).items()]
+
+
+def require(names: Sequence[str]) -> dict[str, ModuleType]:
+    """The modules of the trackers asked for. Called early, it refuses before a run folder exists."""
     wanted = [name for name in dict.fromkeys(names) if name != "none"]
     for name in wanted:
         if name not in TRACKERS:
             raise UserError(f"there is no tracker {name!r}; choose from none, {', '.join(TRACKERS)}")
-    modules = {name: load(name) for name in wanted}
-    return [TRACKERS[name][0](modules[name], run_path, config) for name in wanted]
+    return {name: load(name) for name in wanted}
 
 
 def load(name: str) -> ModuleType:

@@ -137,6 +137,7 @@ def test_env_block_sets_defaults_only(tmp_path, monkeypatch):
         (["--lerning-rate", "1"], ["lerning-rate", "did you mean learning_rate?"]),
         (["lerning_rate=1"], ["lerning_rate", "learning_rate?"]),
         (["--rank", "1"], ["rank", "did you mean lora.rank"]),
+        (["--lora.rnk", "1"], ["did you mean lora.rank?"]),  # once, though aliases look alike too
         (["--lora", "8"], ["section", "lora.rank", "lora.alpha"]),
         (["--lora.rank", "x"], ["--lora.rank", "'x'", "a whole number"]),
         (["--lora.rank"], ["lora.rank", "(nothing)", "a whole number"]),
