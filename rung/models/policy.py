@@ -7,6 +7,7 @@ reach the head, so prompts cost nothing there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,23 @@ def score(
     top_k: int = 0,
     temperature: float = 1.0,
     head_float32: bool = False,
+    mean_over: Literal["", "token", "sequence"] = "",
     perturb: Callable[[Tensor], Tensor] | None = None,
 ) -> TokenScores:
-    """float32 log p of each trained token given its own document, in order, plus what was asked for."""
+    """float32 log p of each trained token given its own document, in order, plus what was asked for.
+
+    `mean_over` is a hint, never a promise: a caller whose loss will be the mean of these log-probs over
+    tokens or sequences saves one matrix product by saying so (see `linear_logprob`).
+    """
     hidden = model(batch.token_ids_N, batch.positions_N, Documents(batch.lengths), perturb)
     sites_M, tokens_M = prediction_sites(batch)
+    lengths_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device)
+    document_N = torch.repeat_interleave(torch.arange(len(batch), device=lengths_B.device), lengths_B)
+    document_M = document_N[tokens_M]
+    guess_M = None
+    if mean_over:
+        weights_B = 1.0 / torch.bincount(document_M, minlength=len(batch)) if mean_over == "sequence" else None
+        guess_M = torch.ones(len(tokens_M), device=lengths_B.device) if weights_B is None else weights_B[document_M]
     out = linear_logprob(
         hidden.states_ND[sites_M],
         model.head_weight,
@@ -39,13 +52,12 @@ def score(
         entropy=entropy,
         top_k=top_k,
         head_float32=head_float32,
+        guess_N=guess_M,
     )
-    lengths_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device)
-    document_N = torch.repeat_interleave(torch.arange(len(batch), device=lengths_B.device), lengths_B)
     experts = next((e for e in model.config.experts if e is not None), None)
     return TokenScores(
         logprob_M=out.logprob_N,
-        document_M=document_N[tokens_M],
+        document_M=document_M,
         entropy_M=out.entropy_N,
         top_logprobs_Mk=out.top_logprobs_Nk,
         top_ids_Mk=out.top_ids_Nk,

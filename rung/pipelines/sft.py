@@ -184,7 +184,9 @@ def _score(model, settings: Sft, batch: Batch) -> TokenScores:
     perturb = None
     if settings.neftune and model.training:
         perturb = neftune(settings.neftune, batch.lengths)
-    return score(model, batch, head_float32=settings.head_float32, perturb=perturb)
+    return score(
+        model, batch, head_float32=settings.head_float32, mean_over=settings.method.normalize, perturb=perturb
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check
+
+.PHONY: quickstart test slow check peers bench clean
+
+quickstart: .venv/ready
+	.venv/bin/python recipes/quickstart.py
+
+test: .venv/ready
+	.venv/bin/python -m pytest -m "not slow and not cuda"
+
+slow: .venv/ready
+	.venv/bin/python -m pytest -m slow
+
+check: .venv/ready
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+# Without a GPU torch comes first and alone, so that no version range drags in the CUDA packages. On most
+# systems TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" is the small build.
+# With a GPU, a torch that the system's Python already has is kept.
+.venv/ready: pyproject.toml Makefile
+	@if command -v nvidia-smi >/dev/null && $(PYTHON) -c "import torch" 2>/dev/null; \
+	then $(PYTHON) -m venv --system-site-packages .venv; \
+	else $(PYTHON) -m venv .venv && $(PIP) install --quiet $(TORCH); fi
+	$(PIP) install --quiet -e ".[dev]"
+	@touch $@
+
+# The systems rung is measured against live in their own environment, never in rung's.
+peers: .venv-peers/ready
+
+.venv-peers/ready: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS_PIP) install --quiet $(TORCH)
+	$(PEERS_PIP) install --quiet -r $<
+	@touch $@
+
+bench: .venv/ready peers
+	.venv/bin/rung bench sft
+
+clean:
+	rm -rf .venv .venv-peers

@@ -1,0 +1,96 @@
+"""`rung chat MODEL`: talk to a model in the terminal, or through a pipe one line a turn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from rung.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talk to a model. An empty line or Ctrl-D ends it; /new forgets the conversation."""
+
+    model: tyro.conf.Positional[str] = "smollm2-135m"
+    """A known name, a Hugging Face id, a folder, a run folder or a .gguf file."""
+    system: str = ""
+    """A system message to begin with."""
+    max_new_tokens: int = 512
+    """Longest answer in tokens."""
+    temperature: float = 0.7
+    """0 is greedy."""
+    top_p: float = 0.95
+    """Sample from the smallest set of tokens with this much probability."""
+    seed: int = 0
+    """Same seed, same words, same answers."""
+
+
+def main(settings: Chat) -> int:
+    import torch
+
+    from rung.data.tokens import token_policy
+    from rung.models.folder import read_generation_config
+    from rung.models.hub import load_tokenizer, resolve
+    from rung.models.load import load_model
+    from rung.rollouts.generate import Sampling, stream
+
+    tokenizer = load_tokenizer(settings.model)
+    if not tokenizer.chat_template:
+        raise UserError(f"{settings.model} has no chat template to talk through. Use rung generate, which takes plain text.")
+    model = load_model(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    stop_ids = token_policy(tokenizer, read_generation_config(resolve(settings.model))).stop_ids
+    opening = [{"role": "system", "content": settings.system}] if settings.system else []
+    messages = list(opening)
+    for turn, line in enumerate(turns()):
+        if line == "/new":
+            messages = list(opening)
+            continue
+        messages.append({"role": "user", "content": line})
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        room = model.config.context - len(prompt)
+        if room < 1:
+            raise UserError(f"The conversation has filled the model's context of {model.config.context} tokens. Begin anew with /new.")
+        sampling = Sampling(
+            min(settings.max_new_tokens, room), settings.temperature, settings.top_p, stop_ids, settings.seed + turn
+        )
+        answer = ""
+        for piece in pieces(tokenizer, stream(model, prompt, sampling)):
+            answer += piece
+            print(piece, end="", flush=True)
+        print()
+        messages.append({"role": "assistant", "content": answer})
+    return 0
+
+
+def turns() -> Iterator[str]:
+    """The user's lines, until an empty one or the end."""
+    while True:
+        if sys.stdin.isatty():
+            try:
+                line = input("> ")
+            except EOFError:
+                print()
+                return
+        else:
+            line = sys.stdin.readline()
+        if not line.strip():
+            return
+        yield line.strip()
+
+
+def pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
+    """Text as it becomes certain: a character may take several tokens, and half of one is not shown."""
+    ids: list[int] = []
+    shown = ""
+    for token in tokens:
+        ids.append(token)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):
+            yield text[len(shown) :]
+            shown = text
+    yield tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
