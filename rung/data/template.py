@@ -22,7 +22,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rung.data.rows import ConversationRow, HistoryThinking
-from rung.data.tokens import TokenPolicy, decode, encode, encode_continuations, token_policy
+from rung.data.tokens import TokenPolicy, decode, encode_chats, encode_continuations, token_policy
 from rung.data.turns import Turn, trained_turns
 from rung.errors import UserError
 
@@ -65,7 +65,7 @@ def render_many(
         for turn in turns
         for text in (turn.prompt, turn.text)
     )
-    ids_of = dict(zip(texts, encode(tokenizer, list(texts)), strict=True))
+    ids_of = dict(zip(texts, encode_chats(tokenizer, list(texts)), strict=True))
     return [
         turns
         if isinstance(turns, UserError)

@@ -6,8 +6,10 @@ beginning token if its tokenizer (for text) or its template (for chats) uses one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import jinja2
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -102,6 +104,35 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         return_token_type_ids=False,
         verbose=False,
     )["input_ids"]
+
+
+def encode_chats(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The same ids as `encode`, with every stretch between special tokens encoded once.
+
+    The beginnings of a conversation repeat each other, and a tokenizer cuts at special tokens before
+    anything else, so n turns cost n stretches and not n whole conversations. Tokens that swallow white space
+    around them do not count as cuts, and a tokenizer that treats the start of a text in its own way gets
+    whole texts.
+    """
+    cuts = {
+        token.content: id
+        for id, token in tokenizer.added_tokens_decoder.items()
+        if token.special and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+    }
+    others = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content not in cuts]
+    if not texts or not cuts or any(cut in other for cut in cuts for other in others):
+        return encode(tokenizer, texts)
+    mark, mark_id = next(iter(cuts.items()))
+    alone, after, before = encode(tokenizer, ["x y", mark + "x y", "x y" + mark])
+    if after != [mark_id, *alone] or before != [*alone, mark_id]:
+        return encode(tokenizer, texts)
+    longest_first = sorted(cuts, key=len, reverse=True)
+    pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+    split = [[stretch for stretch in pattern.split(text) if stretch] for text in texts]
+    stretches = list({stretch for parts in split for stretch in parts if stretch not in cuts})
+    ids_of = dict(zip(stretches, encode(tokenizer, stretches), strict=True))
+    ids_of |= {token: [id] for token, id in cuts.items()}
+    return [list(chain.from_iterable(ids_of[stretch] for stretch in parts)) for parts in split]
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -1,9 +1,14 @@
 """Special tokens: one bos, one eos, and every token that ends a turn among the stop tokens."""
 
-import pytest
-from template_families import tokenizer_of
+from copy import deepcopy
 
-from rung.data.tokens import decode, encode, encode_continuations, token_policy, token_texts
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from template_families import FAMILIES, tokenizer_of
+from tokenizers import AddedToken, pre_tokenizers
+
+from rung.data.tokens import decode, encode, encode_chats, encode_continuations, token_policy, token_texts
 from rung.errors import UserError
 
 
@@ -48,8 +53,6 @@ def test_bos_and_eos_are_never_doubled():
 
 
 def test_a_tokenizer_without_eos_is_refused():
-    from copy import deepcopy
-
     tokenizer = deepcopy(tokenizer_of("chatml"))
     tokenizer.eos_token = None
     with pytest.raises(UserError, match=r"t.jsonl:4.*eos_token"):
@@ -68,3 +71,54 @@ def test_token_texts_keep_leading_spaces():
     tokenizer = tokenizer_of("llama2")
     [ids] = encode(tokenizer, ["hello world"])
     assert "".join(token_texts(tokenizer, ids)) == " hello world"
+
+
+def changed(family, change):
+    tokenizer = deepcopy(tokenizer_of(family))
+    change(tokenizer)
+    return tokenizer
+
+
+def space_before_the_first_word_only(tokenizer):
+    tokenizer.backend_tokenizer.normalizer = None
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+
+
+def tokens_that_swallow_space(tokenizer):
+    names = ("[user]", "[end]")
+    tokens = [AddedToken(name, special=True, rstrip=True, lstrip=True, normalized=False) for name in names]
+    tokenizer.add_tokens(tokens, special_tokens=True)
+
+
+def tokens_that_contain_others(tokenizer):
+    tokenizer.add_tokens([AddedToken("<|user|>!", special=False, normalized=False)])
+
+
+TOKENIZERS = {
+    **{family: tokenizer_of(family) for family in FAMILIES},
+    "first word": changed("llama2", space_before_the_first_word_only),
+    "swallowing": changed("phi", tokens_that_swallow_space),
+    "nested": changed("phi", tokens_that_contain_others),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_encoding_stretch_by_stretch_is_encoding_whole(name, data):
+    tokenizer = TOKENIZERS[name]
+    added = list(tokenizer.get_added_vocab())
+    fragments = st.sampled_from(
+        [*added, "hello", " world", "\n", "\n\n", " ", "  ", "é", "<", "|>", "s>", "["]
+    )
+    texts = data.draw(st.lists(st.lists(fragments, max_size=8).map("".join), max_size=4))
+    assert encode_chats(tokenizer, texts) == encode(tokenizer, texts)
+
+
+def test_special_cases_are_real():
+    """These tokenizers do differ in the way that matters, or the test would test nothing."""
+    first = TOKENIZERS["first word"]
+    [alone, after] = encode(first, ["x", "</s>x"])
+    assert after[1:] != alone
+    swallowing = TOKENIZERS["swallowing"]
+    assert decode(swallowing, encode(swallowing, ["x  [end]  x"])[0]) == "x[end]x"
