@@ -63,12 +63,14 @@ ChunkGradient = Callable[[Tensor, Head, Tensor, Tensor, Tensor | None], tuple[Te
 
 def forward(hidden_ND: Tensor, head: Head, ids_NJ: Tensor, entropy: bool = False, top_k: int = 0) -> Scores:
     """Log-probs of the given ids; when asked, the entropy and the `top_k` likeliest ids of every token."""
-    chunks = chunk_slices(hidden_ND, head)
     parts: list[tuple[Tensor, ...]] = []
-    for chunk in chunks:
-        logits_CV = head_product(hidden_ND[chunk], head)
+    buffer_CV = None
+    for chunk in chunk_slices(hidden_ND, head):
+        logits_CV = head_product(hidden_ND[chunk], head, buffer_CV)
         for rows, block_RV in _float_blocks(logits_CV):
             parts.append(_score_rows(block_RV, head, ids_NJ[chunk][rows], entropy, top_k))
+        buffer_CV = _reusable(logits_CV)
+        del logits_CV, block_RV  # one chunk at a time
     logprob_NJ, entropy_N, top_logprobs_Nk, top_ids_Nk = (
         torch.cat(column) for column in zip(*parts, strict=True)
     )
@@ -106,7 +108,7 @@ def gradients(
     bias_gradient_V = torch.zeros_like(head.bias_V, dtype=slope_NJ.dtype) if wanted[2] else None  # type: ignore
     logprobs, buffer_CV = [], None
     for chunk in chunks:
-        logits_CV = buffer_CV = head_product(hidden_ND[chunk], head, buffer_CV)
+        logits_CV = head_product(hidden_ND[chunk], head, buffer_CV)
         entropy_slope_C = None if entropy_slope_N is None else entropy_slope_N[chunk]
         gradient_CV, logprob_CJ, bias_V = chunk_gradient(
             logits_CV, head, ids_NJ[chunk], slope_NJ[chunk], entropy_slope_C
@@ -118,6 +120,8 @@ def gradients(
             _add_product(weight_gradient_VD, gradient_CV, hidden_ND[chunk], replace=len(chunks) == 1)
         if bias_gradient_V is not None:
             bias_gradient_V.add_(bias_V)  # type: ignore[arg-type]
+        buffer_CV = _reusable(logits_CV)
+        del logits_CV, gradient_CV  # one chunk at a time
     return Gradients(
         hidden_gradient_ND,
         None if weight_gradient_VD is None else weight_gradient_VD.to(head.weight_VD.dtype),
@@ -197,11 +201,13 @@ def _over_rows(function: Callable, block_RV: Tensor) -> Tensor:
     return function(block_RV, -1, out=block_RV) if block_RV.device.type == "cpu" else function(block_RV, -1)
 
 
-def head_product(hidden_CD: Tensor, head: Head, buffer_CV: Tensor | None = None) -> Tensor:
-    """Raw logits of a chunk, in float32 where the device gives that for nothing or the head asks for it.
+def _reusable(logits_CV: Tensor) -> Tensor | None:
+    """On CPU fresh memory costs page faults; on a GPU it is cheap, and products bring their own."""
+    return logits_CV if logits_CV.device.type == "cpu" else None
 
-    `buffer_CV` is the previous chunk's result: fresh memory costs page faults, used memory does not.
-    """
+
+def head_product(hidden_CD: Tensor, head: Head, buffer_CV: Tensor | None = None) -> Tensor:
+    """Raw logits of a chunk, over the last chunk's if given; float32 if the device or the head wants it."""
     half = hidden_CD.dtype in (torch.bfloat16, torch.float16)
     if half and hidden_CD.is_cuda:
         return torch.mm(hidden_CD, head.weight_VD.t(), out_dtype=torch.float32)
@@ -259,7 +265,7 @@ def _float_blocks(logits_CV: Tensor) -> Iterator[tuple[slice, Tensor]]:
     tokens, vocabulary = logits_CV.shape
     step = max(tokens, 1)
     if logits_CV.device.type == "cpu":
-        step = max(BLOCK_ELEMENTS * torch.get_num_threads() // vocabulary, 1)
+        step = max(min(BLOCK_ELEMENTS * torch.get_num_threads(), CHUNK_ELEMENTS // 4) // vocabulary, 1)
     scratch_RV = None
     for rows in _slices(tokens, step) if tokens else [slice(0, 0)]:
         if logits_CV.dtype in (torch.float32, torch.float64):

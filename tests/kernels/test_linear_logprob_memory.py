@@ -81,3 +81,11 @@ def test_peak_is_under_a_quarter_of_the_plain_path():
     for guess_N in (None, torch.ones(TOKENS)):
         assert our_peak(guess_N) < plain / 4
         assert our_peak(guess_N) < logits  # not even half-precision logits are there at once
+
+
+def test_scoring_without_a_graph_holds_one_chunk():
+    hidden, weight, targets = leaves("cpu")
+    with LiveBytes() as memory, torch.no_grad():
+        linear_logprob(hidden, weight, targets, chunk_tokens=512)
+    chunk = 512 * VOCABULARY * 2
+    assert chunk < memory.peak < 2 * chunk
