@@ -126,8 +126,9 @@ def compare(base_path: Path, adapter_path: Path, merged_path: Path, tokenizer) -
     merged = logits(merged_model, ids)
     exact = read_dtype(merged_path) == "float32"
     effect = (live - base).abs().max().item()
-    # The floor is float32's own noise at the size of these logits.
-    allowed = max((0.001 if exact else 0.1) * effect, 1e-5 * live.abs().max().item())
+    # Half precision rounds every weight, which may blur what the adapter does but not outweigh it. The floor
+    # is float32's own noise at the size of these logits.
+    allowed = max((0.001 if exact else 0.5) * effect, 1e-5 * live.abs().max().item())
     return Check(merged=(merged - live).abs().max().item(), adapter=effect, allowed=allowed)
 
 

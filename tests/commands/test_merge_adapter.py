@@ -1,6 +1,8 @@
 """`rung merge-adapter` from the command line on a tiny Llama folder, judged by transformers and PEFT."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rung.cli import status
+from rung.commands.merge_adapter import Check, MergeAdapter, must_be_close
+from rung.errors import UserError
 from rung.models.folder import digest, read_tensors
 from rung.models.load import load_model
 from rung.models.lora import adapted_layers, add_adapter, save_adapter
@@ -144,13 +148,31 @@ def test_a_wrong_merge_does_not_pass_the_check(tmp_path, adapter, capsys, monkey
 
     honest = lora.merge_weights
 
-    def all_but_one(weights, corrections):
-        last = list(corrections)[-1]
-        honest(weights, {name: c for name, c in corrections.items() if name != last})
+    def slightly_less_of_one(weights, corrections):
+        name, last = list(corrections.items())[-1]
+        honest(weights, {**corrections, name: replace(last, scale=0.9 * last.scale)})
 
-    monkeypatch.setattr(lora, "merge_weights", all_but_one)
+    monkeypatch.setattr(lora, "merge_weights", slightly_less_of_one)
     out = tmp_path / "merged"
     refused(capsys, ["merge-adapter", adapter, "--out", out], "was not written", out)
+
+
+def test_a_merged_model_that_gives_nan_is_not_close():
+    with pytest.raises(UserError, match="was not written"):
+        must_be_close(Check(merged=math.nan, adapter=1.0, allowed=0.1), MergeAdapter("a", out="b"))
+
+
+def test_a_base_without_the_layers_of_the_adapter(tmp_path, base, capsys):
+    deep = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    deep.save_pretrained(tmp_path / "peft")
+    config = LlamaConfig.from_pretrained(base, num_hidden_layers=1)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "shallow")
+    out = tmp_path / "merged"
+    argv = ["merge-adapter", tmp_path / "peft", "--base", tmp_path / "shallow", "--out", out]
+    (tmp_path / "shallow" / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+    refused(capsys, argv, "have no tensor model.layers.1.self_attn.q_proj.weight", out)
 
 
 def test_other_weights_than_it_was_trained_on(tmp_path, base, adapter, capsys):
