@@ -207,9 +207,7 @@ def test_an_adapter_of_the_same_shape_but_other_weights(tmp_path):
     model = tiny_llama()
     add_adapter(model, Lora(rank=2))
     save_adapter(model, tmp_path, Lora(rank=2), base_name="tiny", base_digest="abc")
-    with pytest.raises(
-        UserError, match="trained on tiny, digest abc, and this base has digest def"
-    ):
+    with pytest.raises(UserError, match="trained on tiny, digest abc, and this base has digest def"):
         load_adapter(tiny_llama(), tmp_path, base_digest="def")
 
 
