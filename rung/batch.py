@@ -102,7 +102,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def prediction_sites(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The one token shift: `(sites_M, tokens_M)`, where the hidden state at `sites_M[i]` predicts token `tokens_M[i]`.
+    """The one token shift: `(sites_M, tokens_M)`, the hidden state at `sites_M[i]` predicts `tokens_M[i]`.
 
     Token t of a document is predicted at t - 1. A document's first token has position 0 and no site, so a
     boundary is never crossed whatever the mask says.

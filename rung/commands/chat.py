@@ -33,6 +33,7 @@ class Chat:
 def main(settings: Chat) -> int:
     import torch
 
+    from rung.commands.generate import prompt_ids
     from rung.data.tokens import token_policy
     from rung.models.folder import read_generation_config
     from rung.models.hub import load_tokenizer, resolve
@@ -40,10 +41,8 @@ def main(settings: Chat) -> int:
     from rung.rollouts.generate import Sampling, stream
 
     tokenizer = load_tokenizer(settings.model)
-    if not tokenizer.chat_template:
-        raise UserError(f"{settings.model} has no chat template to talk through. Use rung generate, which takes plain text.")
+    policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)))
     model = load_model(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
-    stop_ids = token_policy(tokenizer, read_generation_config(resolve(settings.model))).stop_ids
     opening = [{"role": "system", "content": settings.system}] if settings.system else []
     messages = list(opening)
     for turn, line in enumerate(turns()):
@@ -51,12 +50,19 @@ def main(settings: Chat) -> int:
             messages = list(opening)
             continue
         messages.append({"role": "user", "content": line})
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        prompt = prompt_ids(messages, tokenizer, policy, settings.model)
         room = model.config.context - len(prompt)
         if room < 1:
-            raise UserError(f"The conversation has filled the model's context of {model.config.context} tokens. Begin anew with /new.")
+            raise UserError(
+                f"The conversation has filled the model's context of {model.config.context} tokens. "
+                "Begin anew with /new."
+            )
         sampling = Sampling(
-            min(settings.max_new_tokens, room), settings.temperature, settings.top_p, stop_ids, settings.seed + turn
+            min(settings.max_new_tokens, room),
+            settings.temperature,
+            settings.top_p,
+            policy.stop_ids,
+            settings.seed + turn,
         )
         answer = ""
         for piece in pieces(tokenizer, stream(model, prompt, sampling)):

@@ -31,7 +31,7 @@ def packed_attention(
     """
     if q_NHd.is_cuda and softcap is None and q_NHd.dtype in (torch.bfloat16, torch.float16):
         return _varlen(q_NHd, k_NKd, v_NKd, lengths, scale, window)
-    return BlockCausal.apply(q_NHd, k_NKd, v_NKd, lengths, scale, window, softcap)  # type: ignore[no-any-return]
+    return BlockCausal.apply(q_NHd, k_NKd, v_NKd, lengths, scale, window, softcap)
 
 
 def _varlen(q_NHd, k_NKd, v_NKd, lengths, scale, window) -> Tensor:
@@ -40,10 +40,12 @@ def _varlen(q_NHd, k_NKd, v_NKd, lengths, scale, window) -> Tensor:
     ends = torch.tensor((0, *lengths), device=q_NHd.device).cumsum(0, dtype=torch.int32)
     longest = max(lengths)
     left = -1 if window is None else window - 1
-    return varlen_attn(
+    out_NHd = varlen_attn(
         q_NHd, k_NKd, v_NKd, ends, ends, longest, longest,
         scale=scale, window_size=(left, 0), enable_gqa=q_NHd.shape[1] != k_NKd.shape[1],
     )  # fmt: skip
+    assert isinstance(out_NHd, Tensor)  # a tuple only where auxiliary outputs are asked for
+    return out_NHd
 
 
 class BlockCausal(torch.autograd.Function):
@@ -131,13 +133,10 @@ def _probabilities(q_KSd, k_tKd, rows, keys, scale, window, softcap):
     return torch.softmax(scores, -1), slope
 
 
-def causal(length: int, device) -> Tensor:
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
-
-
 def masked_attention(q_BHSd, k_BHTd, v_BHTd, mask_BHST, scale: float, softcap: float | None) -> Tensor:
-    """The plain definition, with softmax in float32; also what the fused versions are tested against."""
-    scores = (q_BHSd @ k_BHTd.transpose(-1, -2)).float() * scale
+    """The plain definition, with softmax in float32: for one query a row it is fast enough."""
+    scores = q_BHSd @ k_BHTd.transpose(-1, -2)
+    scores = (scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores) * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     return scores.masked_fill(~mask_BHST, -torch.inf).softmax(-1).to(v_BHTd.dtype) @ v_BHTd

@@ -7,11 +7,13 @@ them gains little more on a CPU (only RMSNorm) and would need a C++ compiler on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -21,7 +23,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 def rms_norm(x: Tensor, weight_D: Tensor, epsilon: float, offset: float = 0.0) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * (weight + offset) over the last axis, in float32 inside."""
-    return _RMSNorm.apply(x, weight_D, epsilon, offset)  # type: ignore[no-any-return]
+    return _RMSNorm.apply(x, weight_D, epsilon, offset)
 
 
 def rms_norm_plain(x: Tensor, weight_D: Tensor, epsilon: float, offset: float = 0.0) -> Tensor:
@@ -56,7 +58,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def rotate(x_NHd: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
     """x cos + rotate_half(x) sin, the halves of a head paired as Hugging Face checkpoints pair them."""
-    return _Rotate.apply(x_NHd, cos_Nd, sin_Nd)  # type: ignore[no-any-return]
+    return _Rotate.apply(x_NHd, cos_Nd, sin_Nd)
 
 
 def rotate_plain(x_NHd: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
@@ -74,7 +76,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_NHd):
-        return _turn(grad_NHd, *ctx.saved_tensors, -1), None, None
+        cos_Nd, sin_Nd = ctx.saved_tensors
+        return _turn(grad_NHd, cos_Nd, sin_Nd, -1), None, None
 
 
 def _turn(x_NHd: Tensor, cos_Nd: Tensor, sin_Nd: Tensor, sign: int) -> Tensor:
@@ -89,7 +92,7 @@ def _turn(x_NHd: Tensor, cos_Nd: Tensor, sin_Nd: Tensor, sign: int) -> Tensor:
 def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """activation(gate) * up."""
     if activation == "silu":
-        return _SwiGLU.apply(gate, up)  # type: ignore[no-any-return]
+        return _SwiGLU.apply(gate, up)
     return gated_plain(gate, up, activation)
 
 

@@ -6,9 +6,13 @@ knows which family has which, so a new checkpoint family is a few lines here and
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
+
+from rung.errors import UserError
+from rung.kernels.elementwise import ACTIVATIONS
 
 PRE_NORM = ("input_layernorm", None, "post_attention_layernorm", None)
 POST_NORM = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
@@ -22,14 +26,15 @@ FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"),
     *("gemma", "gemma2", "gemma3_text", "qwen3_moe", "olmoe"),
 )
+ROPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding of one kind of layer: base, scaling rule and its numbers as the checkpoint gives them."""
+    """Rotary embedding of one kind of layer: base, scaling rule and its numbers as in the checkpoint."""
 
     theta: float
-    kind: str = "default"  # "default", "linear", "llama3", "yarn"
+    kind: str = "default"  # one of ROPES
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,17 +87,15 @@ class DecoderConfig:
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> DecoderConfig:
-        """Read a config.json; transformers fills in the defaults of the family and the old spellings of RoPE."""
-        from transformers import AutoConfig
+        """Read a config.json; transformers fills in the family's defaults and the old spellings of RoPE."""
+        family, full = config["model_type"], _filled_in(config)
 
-        full = AutoConfig.for_model(
-            config["model_type"], **{k: v for k, v in config.items() if k != "model_type"}
-        )
-        family = config["model_type"]
-        get = lambda key, default=None: getattr(full, key, default)  # noqa: E731
+        def get(key: str, default: Any = None) -> Any:
+            return getattr(full, key, default)
+
         heads, width = get("num_attention_heads"), get("hidden_size")
         gemma = family.startswith("gemma")
-        biased = bool(get("attention_bias", False))
+        biased = family not in ("qwen2", "mistral") and bool(get("attention_bias", False))
         return cls(
             family=family,
             vocabulary=get("vocab_size"),
@@ -107,10 +110,10 @@ class DecoderConfig:
             ropes=_ropes(full, family),
             windows=_windows(full, family),
             experts=_experts(full, family),
-            activation=get("hidden_activation") or get("hidden_act", "silu"),
+            activation=get("hidden_activation" if family in ("gemma2", "gemma3_text") else "hidden_act"),
             tied=bool(get("tie_word_embeddings", False)),
             qkv_bias=family == "qwen2" or biased,
-            output_bias=family != "qwen2" and biased,
+            output_bias=biased,
             mlp_bias=bool(get("mlp_bias", False)),
             qk_norm={"qwen3": "head", "qwen3_moe": "head", "gemma3_text": "head"}.get(
                 family, "full" if family.startswith("olmo") else ""
@@ -131,8 +134,31 @@ class DecoderConfig:
         )
 
 
-def _ropes(full, family: str) -> tuple[Rope | None, ...]:
-    def rope(parameters: dict) -> Rope:
+def supported(config: dict[str, Any]) -> bool:
+    """Whether the decoder has every part that a config.json asks for. If not, transformers runs the model."""
+    if config["model_type"] not in FAMILIES or config.get("use_bidirectional_attention"):
+        return False
+    read = DecoderConfig.from_hf(config)
+    ropes = [rope for rope in read.ropes if rope is not None]
+    whole_heads = all(rope.parameters.get("partial_rotary_factor", 1.0) == 1.0 for rope in ropes)
+    return read.activation in ACTIVATIONS and whole_heads and all(rope.kind in ROPES for rope in ropes)
+
+
+def _filled_in(config: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    given = copy.deepcopy({key: value for key, value in config.items() if key != "model_type"})
+    try:  # it checks what a stranger's file says, and names no file
+        return AutoConfig.for_model(config["model_type"], **given)
+    except Exception as error:
+        raise UserError(
+            f"the config.json of this {config['model_type']} model cannot be read: {error}. "
+            "Fetch or export the model again, or correct that value"
+        ) from error
+
+
+def _ropes(full: Any, family: str) -> tuple[Rope | None, ...]:
+    def rope(parameters: dict[str, Any]) -> Rope:
         rest = {k: v for k, v in parameters.items() if k not in ("rope_theta", "rope_type", "type")}
         rest.setdefault("max_position_embeddings", full.max_position_embeddings)
         return Rope(parameters["rope_theta"], parameters.get("rope_type", "default"), rest)
@@ -146,15 +172,15 @@ def _ropes(full, family: str) -> tuple[Rope | None, ...]:
     return tuple(shared if use else None for use in used)
 
 
-def _windows(full, family: str) -> tuple[int | None, ...]:
+def _windows(full: Any, family: str) -> tuple[int | None, ...]:
     window = getattr(full, "sliding_window", None)
-    if family == "mistral":
+    if family in ("mistral", "qwen3_moe"):
         return (window,) * full.num_hidden_layers
     kinds = getattr(full, "layer_types", None) or ["full_attention"] * full.num_hidden_layers
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
-def _experts(full, family: str) -> tuple[Experts | None, ...]:
+def _experts(full: Any, family: str) -> tuple[Experts | None, ...]:
     if family not in ("qwen3_moe", "olmoe"):
         return (None,) * full.num_hidden_layers
     width = full.moe_intermediate_size if family == "qwen3_moe" else full.intermediate_size

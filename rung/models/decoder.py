@@ -42,7 +42,9 @@ class Documents:
     lengths: tuple[int, ...]
 
     def __call__(self, layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap) -> Tensor:
-        return packed_attention(q_NHd, k_NKd, v_NKd, self.lengths, scale=scale, window=window, softcap=softcap)
+        return packed_attention(
+            q_NHd, k_NKd, v_NKd, self.lengths, scale=scale, window=window, softcap=softcap
+        )
 
 
 class Hidden(NamedTuple):
@@ -142,6 +144,11 @@ class Decoder(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    @property
+    def head_bias(self) -> None:
+        """No family here has one; models of the transformers fallback may."""
+        return None
 
     def forward(
         self,

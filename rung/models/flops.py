@@ -15,6 +15,10 @@ def training_flops(config: DecoderConfig, tokens: float, trained: float, mean_co
     attention = c.width * c.head_width * (2 * c.heads + 2 * c.kv_heads)
     per_token = 0.0
     for experts in c.experts:
-        mlp = c.width * c.mlp_width * 3 if experts is None else c.width * (experts.width * 3 * experts.top_k + experts.count)
+        mlp = (
+            c.width * c.mlp_width * 3
+            if experts is None
+            else c.width * (experts.width * 3 * experts.top_k + experts.count)
+        )
         per_token += attention + mlp + 2 * c.heads * c.head_width * mean_context / 2
     return 6 * (per_token * tokens + c.vocabulary * c.width * trained)

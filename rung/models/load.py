@@ -1,4 +1,4 @@
-"""From a name to a model that trains and samples: the decoder where it knows the family, else the fallback."""
+"""From a name to a model that trains and samples: the decoder where it has the parts, else the fallback."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from rung.models.config import FAMILIES, DecoderConfig
+from rung.models.config import DecoderConfig, supported
 from rung.models.decoder import Decoder
-from rung.models.fallback import TransformersDecoder
+from rung.models.fallback import Model, TransformersDecoder
 from rung.models.folder import load_into, read_config
 from rung.models.hub import resolve
 from rung.models.lora import load_adapter
@@ -17,7 +17,7 @@ from rung.models.peft_format import read_adapter
 
 def load_model(
     name: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-) -> Decoder | TransformersDecoder:
+) -> Model:
     """Weights in `dtype` on `device`. A PEFT adapter folder is opened on the base model that it names."""
     path = resolve(str(name))
     if (path / "adapter_config.json").exists():
@@ -25,7 +25,7 @@ def load_model(
         load_adapter(model, path)
         return model
     config = read_config(path)
-    if config.get("model_type") not in FAMILIES:
+    if not supported(config):
         return TransformersDecoder(path, config, dtype).to(device)
     with torch.device("meta"):
         model = Decoder(DecoderConfig.from_hf(config))

@@ -10,16 +10,17 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rung.batch import Batch, TokenScores, prediction_sites
 from rung.kernels.linear_logprob import linear_logprob
 from rung.models.decoder import Documents
+from rung.models.fallback import Model
 from rung.models.parts import router_losses
 
 
 def score(
-    model: nn.Module,
+    model: Model,
     batch: Batch,
     *,
     entropy: bool = False,
@@ -41,12 +42,13 @@ def score(
     document_M = document_N[tokens_M]
     guess_M = None
     if mean_over:
-        weights_B = 1.0 / torch.bincount(document_M, minlength=len(batch)) if mean_over == "sequence" else None
-        guess_M = torch.ones(len(tokens_M), device=lengths_B.device) if weights_B is None else weights_B[document_M]
+        trained_B = torch.bincount(document_M, minlength=len(batch))
+        guess_M = 1.0 / (trained_B if mean_over == "sequence" else trained_B.clamp(max=1))[document_M]
     out = linear_logprob(
         hidden.states_ND[sites_M],
         model.head_weight,
         batch.token_ids_N[tokens_M],
+        bias_V=model.head_bias,
         softcap=model.config.logit_softcap,
         temperature=temperature,
         entropy=entropy,
@@ -54,19 +56,22 @@ def score(
         head_float32=head_float32,
         guess_N=guess_M,
     )
-    experts = next((e for e in model.config.experts if e is not None), None)
+    auxiliary = {}
+    if hidden.router_logits:
+        top_k = next(experts.top_k for experts in model.config.experts if experts is not None)
+        auxiliary = router_losses(hidden.router_logits, top_k)
     return TokenScores(
         logprob_M=out.logprob_N,
         document_M=document_M,
         entropy_M=out.entropy_N,
         top_logprobs_Mk=out.top_logprobs_Nk,
         top_ids_Mk=out.top_ids_Nk,
-        auxiliary=router_losses(hidden.router_logits, experts.top_k) if hidden.router_logits else {},
+        auxiliary=auxiliary,
     )
 
 
 def neftune(alpha: float, lengths: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Uniform noise of size alpha / sqrt(T D) on the embeddings of a document of T tokens (arXiv 2310.05914)."""
+    """Uniform noise of size alpha / sqrt(T D) on the embeddings of a document of T tokens (2310.05914)."""
 
     def perturb(x_ND: Tensor) -> Tensor:
         tokens_N = torch.tensor(lengths, dtype=torch.float32).repeat_interleave(torch.tensor(lengths))

@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from rung.errors import UserError
-from rung.models.config import Rope
+from rung.models.config import ROPES, Rope
 
 
 def inverse_frequencies(rope: Rope, head_width: int) -> tuple[Tensor, float]:
@@ -27,10 +26,7 @@ def inverse_frequencies(rope: Rope, head_width: int) -> tuple[Tensor, float]:
         return _llama3(plain, rope.parameters), 1.0
     if rope.kind == "yarn":
         return _yarn(plain, rope, head_width)
-    raise UserError(
-        f"RoPE scaling {rope.kind!r} is not known to the decoder (known: default, linear, llama3, yarn); "
-        "open the checkpoint with the transformers fallback: --model.fallback true"
-    )
+    raise ValueError(f"RoPE scaling {rope.kind!r} is none of {ROPES}; models.load leaves it to transformers")
 
 
 def _llama3(plain: Tensor, parameters: dict) -> Tensor:
@@ -65,15 +61,17 @@ def _yarn(plain: Tensor, rope: Rope, head_width: int) -> tuple[Tensor, float]:
     attention_factor = parameters.get("attention_factor")
     if attention_factor is None:
         over, under = parameters.get("mscale"), parameters.get("mscale_all_dim")
-        both = over and under
-        attention_factor = magnitude(factor, over) / magnitude(factor, under) if both else magnitude(factor)
+        if over and under:
+            attention_factor = magnitude(factor, over) / magnitude(factor, under)
+        else:
+            attention_factor = magnitude(factor)
     return frequencies, attention_factor
 
 
 def rotation(
     frequencies: Tensor, factor: float, positions_N: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """`cos_Nd, sin_Nd` for each token's position. Angles are float32: bf16 cannot tell position 257 from 256."""
+    """`cos_Nd, sin_Nd` of each position. Angles are float32: bf16 cannot tell position 257 from 256."""
     angles = positions_N[:, None].float() * frequencies.to(positions_N.device)
     angles_Nd = torch.cat((angles, angles), dim=-1)
     return (angles_Nd.cos() * factor).to(dtype), (angles_Nd.sin() * factor).to(dtype)

@@ -1,4 +1,4 @@
-"""Sampling with a key-value cache: prefill all prompts in one packed forward, then one token per row at a time.
+"""Sampling with a key-value cache: prefill all prompts in one packed forward, then a token per row at a time.
 
 The cache is an `attend` function, so the decoder that trains is the decoder that samples. Rows that have
 stopped are dropped once half the batch has, which keeps late, long answers from paying for early ones.
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rung.errors import UserError
 from rung.kernels.attention import masked_attention, packed_attention
 from rung.models.decoder import Decoder, Documents
+from rung.models.fallback import Model, TransformersDecoder
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Cache:
         return attend
 
     def extend(self):
-        """Attend one new token a row to its whole row. The heads that share a key-value head are its queries."""
+        """Attend one new token a row to its whole row. Heads that share a key-value head are its queries."""
         rows = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
         longest = int(self.lengths_B.max()) + 1
         ages_BT = self.lengths_B[:, None] - torch.arange(longest, device=rows.device)
@@ -85,8 +86,7 @@ def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) ->
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
 
-@torch.no_grad()
-def generate(model: nn.Module, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
     """The answer's token ids for each prompt, a stop id included where one ended it."""
     answers: list[list[int]] = [[] for _ in prompts]
     for row, token in _tokens(model, prompts, sampling):
@@ -94,19 +94,28 @@ def generate(model: nn.Module, prompts: Sequence[Sequence[int]], sampling: Sampl
     return answers
 
 
-@torch.no_grad()
-def stream(model: nn.Module, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+def stream(model: Model, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
     """The answer's tokens as they come."""
     for _, token in _tokens(model, [prompt], sampling):
         yield token
 
 
-def _tokens(model, prompts, sampling: Sampling) -> Iterator[tuple[int, int]]:
-    """`(row, token)` in the order of sampling."""
-    _check(model, prompts, sampling)
+@torch.no_grad()
+def _tokens(model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
+    """`(row, token)` in the order of sampling. The model samples without dropout and is left as it was."""
+    check(model, prompts, sampling)
+    training = model.training
     model.eval()
+    try:
+        yield from _sample(model, prompts, sampling)
+    finally:
+        model.train(training)
+
+
+def _sample(model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
     device = model.head_weight.device
     generator = torch.Generator(device).manual_seed(sampling.seed)
+    forward: _Cached | _Whole
     forward = _Cached(model, prompts, sampling) if isinstance(model, Decoder) else _Whole(model, prompts)
     alive = list(range(len(prompts)))
     logits_BV = forward.first()
@@ -120,21 +129,35 @@ def _tokens(model, prompts, sampling: Sampling) -> Iterator[tuple[int, int]]:
         logits_BV = forward.next([chosen[i] for i in going], going)
 
 
-def _check(model, prompts, sampling: Sampling) -> None:
-    longest = max((len(p) for p in prompts), default=0)
-    if not prompts or min(len(p) for p in prompts) == 0:
-        raise UserError("An empty prompt has no token to continue from. Give each prompt at least one token.")
-    if longest + sampling.max_tokens > model.config.context:
+def check(model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    """Refuse what cannot be sampled before anything is."""
+    if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.max_tokens < 1:
         raise UserError(
-            f"A prompt of {longest} tokens plus max_tokens={sampling.max_tokens} exceeds the model's context of "
-            f"{model.config.context}. Shorten the prompt or lower --max-tokens to {max(model.config.context - longest, 0)}."
+            f"Cannot sample {sampling.max_tokens} tokens at temperature {sampling.temperature} with top-p "
+            f"{sampling.top_p}. Write at least 1 token, a temperature of 0 (greedy) or more, 0 < top-p <= 1."
         )
+    context, vocabulary = model.config.context, model.config.vocabulary
+    for number, prompt in enumerate(prompts, 1):
+        which = f"Prompt {number} of {len(prompts)}"
+        if not prompt:
+            raise UserError(f"{which} is empty: there is no token to continue from. Give it at least one.")
+        if len(prompt) + sampling.max_tokens > context:
+            raise UserError(
+                f"{which} has {len(prompt)} tokens; with {sampling.max_tokens} new ones that exceeds the "
+                f"model's context of {context}. Shorten it or ask for fewer new tokens "
+                f"(at most {max(context - len(prompt), 0)})."
+            )
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+            raise UserError(
+                f"{which} has token ids from {min(prompt)} to {max(prompt)}, but the model knows 0 to "
+                f"{vocabulary - 1}. Encode it with the model's own tokenizer."
+            )
 
 
 class _Cached:
-    """Logits of the next token of each living row, from a cache. Stopped rows stay, unread, until half have."""
+    """Logits of the next token of each living row, from a cache. Stopped rows stay, unread, up to half."""
 
-    def __init__(self, model: Decoder, prompts, sampling: Sampling):
+    def __init__(self, model: Decoder, prompts: Sequence[Sequence[int]], sampling: Sampling):
         self.model, self.prompts = model, prompts
         self.cache = Cache(model, len(prompts), max(len(p) for p in prompts) + sampling.max_tokens)
         self.rows = list(range(len(prompts)))  # cache row of each living row
@@ -166,7 +189,7 @@ class _Cached:
 class _Whole:
     """The same for a model without our cache: read every row from its start, each time."""
 
-    def __init__(self, model: nn.Module, prompts):
+    def __init__(self, model: TransformersDecoder, prompts: Sequence[Sequence[int]]):
         self.model, self.texts = model, [list(p) for p in prompts]
 
     def first(self) -> Tensor:
