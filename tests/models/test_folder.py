@@ -72,6 +72,23 @@ def test_shards_with_an_index_reopen_too(tmp_path):
     assert torch.equal(logits_of(again), logits_of(model))
 
 
+def test_shards_are_filled_before_the_next_begins(tmp_path):
+    tensors = {name: torch.ones(10) for name in "abcdefg"}  # 40 bytes each, two in 100
+    write_tensors(tmp_path, tensors, max_shard_bytes=100)
+    assert [list(load_file(f)) for f in sorted(tmp_path.glob("*.safetensors"))] == [
+        ["a", "b"], ["c", "d"], ["e", "f"], ["g"],
+    ]  # fmt: skip
+
+
+def test_a_tied_head_is_not_written_twice(tmp_path):
+    model = tiny_model("llama", tie_word_embeddings=True)
+    assert "lm_head.weight" in model.state_dict()
+    write_folder(tmp_path / "m", model.state_dict(), model.config.to_dict())
+    assert "lm_head.weight" not in read_tensors(tmp_path / "m")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()
+    assert torch.equal(logits_of(again), logits_of(model))
+
+
 def test_tokenizer_template_and_stop_ids_travel_with_the_weights(tmp_path):
     model, tokenizer = tiny_model("llama", eos_token_id=[4, 2]), tiny_tokenizer()
     write_folder(tmp_path / "m", model.state_dict(), model.config.to_dict(), tokenizer)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rung.errors import UserError
 from rung.models.folder import read_config, read_tensors
 from rung.models.gguf import convert_gguf, open_gguf
+from rung.models.gguf import read_config as gguf_config
 from rung.models.gguf_tokenizer import build_tokenizer
 
 Q = gguf.GGMLQuantizationType
@@ -86,6 +87,8 @@ def test_quantised_values_are_the_numbers_the_blocks_mean(tmp_path):
     step = before.abs().amax(1, keepdim=True) / 127  # rows are 32 long: one block each
     assert after.dtype == torch.float32
     torch.testing.assert_close(after, (before / step).round() * step.half().float())
+    assert tensors["model.embed_tokens.weight"].dtype == torch.float16
+    assert tensors["lm_head.weight"].dtype == torch.bfloat16
     assert torch.equal(tensors["model.embed_tokens.weight"], model.model.embed_tokens.weight.half())
     assert torch.equal(tensors["lm_head.weight"], model.lm_head.weight.bfloat16())
 
@@ -107,6 +110,14 @@ def test_config_states_what_the_file_states(tmp_path):
         assert config[key] == model.config.to_dict()[key], key
     assert config["rms_norm_eps"] == 1e-5  # stored as the float32 9.99999974e-06
     assert GenerationConfig.from_pretrained(tmp_path / "m").eos_token_id == [2, 3]
+
+
+@pytest.mark.parametrize(("layers", "scalar"), [(46, 8), (45, 16), (2, 16)])
+def test_gemma2_27b_is_told_by_its_depth(tmp_path, layers, scalar):
+    """Width 32 over 4 heads is 8; the head width is 16."""
+    model = tiny_model("gemma2", num_hidden_layers=layers, head_dim=16, hidden_size=32, intermediate_size=4)
+    path = write_gguf(tmp_path / "m.gguf", "gemma2", model)
+    assert gguf_config(open_gguf(path))["query_pre_attn_scalar"] == scalar
 
 
 def refused(tmp_path, match, architecture="llama", change=None, **kwargs):
@@ -199,6 +210,8 @@ def test_qwen_composes_accents_and_others_take_text_as_it_is(tmp_path):
         tokenizer_of(tmp_path, pre="qwen2").decode(tokenizer_of(tmp_path, pre="qwen2")(apart).input_ids)
         == composed
     )
+    qwen = tokenizer_of(tmp_path, pre="qwen2")
+    assert qwen.decode(qwen("\ufb01").input_ids) == "\ufb01"  # a ligature is not an accent
     smollm = tokenizer_of(tmp_path, pre="smollm")
     assert smollm.decode(smollm(apart).input_ids) == apart
 
@@ -251,6 +264,12 @@ def byte_tokenizers(tmp_path_factory):
 def test_any_text_survives(byte_tokenizers, text):
     for tokenizer in byte_tokenizers:
         assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_spaces_before_punctuation_survive(byte_tokenizers):
+    """Old tokenizers tidied English up while decoding, which breaks text in, same text out."""
+    for tokenizer in byte_tokenizers:
+        assert tokenizer.decode(tokenizer("a . b , do n't !").input_ids) == "a . b , do n't !"
 
 
 def test_sentencepiece_vocabulary(tmp_path):
