@@ -104,6 +104,8 @@ def stream(model: Model, prompt: Sequence[int], sampling: Sampling) -> Iterator[
 def _tokens(model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
     """`(row, token)` in the order of sampling. The model samples without dropout and is left as it was."""
     check(model, prompts, sampling)
+    if not prompts:
+        return
     training = model.training
     model.eval()
     try:
