@@ -29,6 +29,7 @@ from rung.pipelines.setup import Subject, load_subject
 from rung.publish import sweep
 from rung.run import Run
 from rung.sources.demonstrations import DemonstrationSource
+from rung.trackers import require
 from rung.train import Method, Metrics, Scorer, State, train
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ console = Console(stderr=True)
 def sft(settings: Sft) -> Path:
     """Train and return the run folder. Continues the run where `settings.resume` names one."""
     dist.start()
+    require(settings.trackers)
     run = Run.resume(settings.resume) if settings.resume else None
     latest = _latest(run) if run else None
     subject = load_subject(
