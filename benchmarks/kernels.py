@@ -1,6 +1,6 @@
 """Time and peak memory of one training step of the language-model head: rung, plain torch and Liger.
 
-    python benchmarks/kernels.py [--json] [--tokens N] [--rounds N] [--device cpu|cuda]
+    rung bench kernels [--json] [--quick] [--tokens N] [--runs N] [--device cpu|cuda]
 
 The step: hidden states and a weight in bf16, mean negative log-likelihood, gradients of both. On CPU the head
 is SmolLM2-135M's, on CUDA that of a 1B Llama, with Liger if it is installed. Every measurement is a
@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--tokens", type=int, help="default: 4096 on CPU, 8192 on CUDA")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant")
+    parser.add_argument("--quick", action="store_true", help="one turn of each contestant")
+    parser.add_argument("--runs", type=int, default=3, help="turns of each contestant")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
@@ -43,12 +44,12 @@ def main(arguments: list[str]) -> int:
     if device == "cuda" and importlib.util.find_spec("liger_kernel"):
         names.append("liger")
     runs: dict[str, list[dict]] = {name: [] for name in names}
-    for turn in range(options.rounds):
+    for turn in range(1 if options.quick else options.runs):
         for name in names:
             runs[name].append(in_fresh_process(name, device, shape))
             found = runs[name][-1]
             print(
-                f"round {turn + 1}  {name:6s} {found['s'] * 1e3:9.1f} ms  {found['peak_memory_gb']:7.3f} GB"
+                f"run {turn + 1}  {name:6s} {found['seconds'] * 1e3:9.1f} ms  {found['peak_memory']:7.3f} GB"
             )
     report = summary(runs, device, shape, peer=names[-1])
     print_summary(report)
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 def print_summary(report: dict) -> None:
     for name, row in ({"rung": report["ours"]} | report["peers"]).items():
-        print(f"{name:6s} {row['tokens_per_s']:12.0f} tokens/s  {row['peak_memory_gb']:7.3f} GB")
+        print(f"{name:6s} {row['tokens_per_second']:12.0f} tokens/s  {row['peak_memory']:7.3f} GB")
     print(f"{report['ratio']:.2f}x the throughput of {report['peer']}", end=", ")
     print(f"{report['peak_memory_ratio']:.3f} of its memory", end=", ")
     print(f"{report['share_of_matrix_peak']:.0%} of the bf16 matrix peak on the three products a step needs")
@@ -80,27 +81,26 @@ def in_fresh_process(name: str, device: str, shape: dict) -> dict:
 def summary(runs: dict[str, list[dict]], device: str, shape: dict, peer: str) -> dict:
     import torch
 
-    from rung.machine import machine_summary, matrix_peak
+    from benchmarks.harness import medians, report
+    from rung.machine import matrix_peak
 
     def row(name: str) -> dict:
-        middle = {key: statistics.median(run[key] for run in runs[name]) for key in ("s", "peak_memory_gb")}
-        return middle | {"tokens_per_s": shape["tokens"] / middle["s"]}
+        middle = medians(runs[name], ("seconds", "peak_memory"))
+        return middle | {"tokens_per_second": shape["tokens"] / middle["seconds"]}
 
     ours, peers = row("rung"), {name: row(name) for name in runs if name != "rung"}
     products = 3 * 2 * shape["tokens"] * shape["width"] * shape["vocabulary"]
-    return {
-        "name": "kernels",
-        "work": f"linear_logprob, mean NLL and gradients, bf16 on {device}: "
-        + ", ".join(f"{size} {axis}" for axis, size in shape.items()),
-        "ours": ours,
-        "peers": peers,
-        "peer": peer,
-        "ratio": ours["tokens_per_s"] / peers[peer]["tokens_per_s"],
-        "peak_memory_ratio": ours["peak_memory_gb"] / peers[peer]["peak_memory_gb"],
-        "share_of_matrix_peak": products / ours["s"] / matrix_peak(torch.bfloat16, device),
-        "runs": runs,
-        "machine": machine_summary(),
-    }
+    sizes = ", ".join(f"{size} {axis}" for axis, size in shape.items())
+    return report(
+        "kernels",
+        f"linear_logprob, mean NLL and gradients, bf16 on {device}: {sizes}",
+        ours,
+        peers,
+        peer=peer,
+        rate="tokens_per_second",
+        runs=runs,
+        share_of_matrix_peak=products / ours["seconds"] / matrix_peak(torch.bfloat16, device),
+    )
 
 
 def measure(name: str, device: str, shape: dict) -> dict:
@@ -134,7 +134,7 @@ def measure(name: str, device: str, shape: dict) -> dict:
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return {"s": statistics.median(times), "peak_memory_gb": peak / 1e9, "loss": loss}
+    return {"seconds": statistics.median(times), "peak_memory": peak / 1e9, "loss": loss}
 
 
 def rung_step():

@@ -1,0 +1,1 @@
+"""What `rung bench NAME` runs: one file a benchmark, each with `main(argv) -> int`."""
