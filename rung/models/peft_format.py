@@ -102,7 +102,8 @@ def write_adapter(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.mkdir(parents=True, exist_ok=True)
     (path / CONFIG).unlink(missing_ok=True)
-    (path / WEIGHTS).write_bytes(save(plain, {"format": "pt", "base_digest": digest}))
+    # One key only: safetensors writes several in a random order, and equal adapters must be equal files.
+    (path / WEIGHTS).write_bytes(save(plain, {"base_digest": digest}))
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from rung.errors import UserError
 from rung.machine import cpu_features
-from rung.models.folder import check_vocabulary, digest, read_config, read_generation_config, write_files
+from rung.models.folder import check_vocabulary, digest, read_config, read_generation_config, read_tensors, write_files
 from rung.models.hub import load_tokenizer, resolve
 from rung.models.load import load_model
 from rung.models.lora import add_adapter, save_adapter
@@ -68,7 +68,7 @@ def load_subject(name: str, *, precision: str, device: str, lora: Lora, recomput
         )
     check_vocabulary(tokenizer, read_config(source))
     model = load_model(start if start and not lora.rank else name, dtype, where)
-    started = digest(dict(model.named_parameters()))
+    started = digest(read_tensors(source))  # as stored, so it does not depend on the compute dtype
     model.checkpointing = recompute
     if lora.rank and not start:
         add_adapter(model, lora, seed)

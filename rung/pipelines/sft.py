@@ -42,7 +42,7 @@ def sft(settings: Sft) -> Path:
     """Train and return the run folder. Continues the run where `settings.resume` names one."""
     dist.start()
     require(settings.trackers)
-    run = Run.resume(settings.resume) if settings.resume else None
+    run = _reopen(settings.resume) if settings.resume else None
     latest = _latest(run) if run else None
     subject = load_subject(
         settings.model,
@@ -112,6 +112,12 @@ def _train(run: Run, settings: Sft, subject: Subject, source, held_out, steps, m
     run.finish()
     console.print(f"finished {steps} steps; model in [bold]{run.latest()}[/bold]", highlight=False)
     return run.path
+
+
+def _reopen(path: str) -> Run:
+    if Run.open(path).status()["state"] == "finished":
+        raise UserError(f"{path} has finished every step. To train further, start a new run with --model {path}.")
+    return Run.resume(path)
 
 
 def _latest(run: Run) -> Path:
