@@ -24,8 +24,8 @@ from rung.commands.sft import Sft
 from rung.commands.sft import main as sft
 from rung.data.tokens import token_policy
 from rung.eval.intervals import wilson
-from rung.models.hub import load_tokenizer, resolve
 from rung.models.folder import read_generation_config
+from rung.models.hub import load_tokenizer, resolve
 from rung.models.load import load_model
 from rung.pipelines.setup import choose_device, choose_dtype
 from rung.rollouts.generate import Sampling, generate
@@ -98,7 +98,9 @@ def measure(name: str, tasks: list[dict]) -> tuple[int, list[str]]:
 def report(label: str, right: int, seconds: float) -> tuple[float, float, float]:
     low, high = wilson(right, TEST)
     share = right / TEST
-    console.print(f"  {label:7s} {share:6.1%}   95 % interval {low:.1%} to {high:.1%}   ({right} of {TEST}, {seconds:.0f} s)")
+    console.print(
+        f"  {label:7s} {share:6.1%}   95 % interval {low:.1%} to {high:.1%}   ({right} of {TEST}, {seconds:.0f} s)"
+    )
     return share, low, high
 
 
@@ -110,12 +112,20 @@ def plot(losses: list[float], results: dict[str, tuple[float, float, float]], pa
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     left.plot(range(1, len(losses) + 1), losses, color="#2563eb", linewidth=2)
-    left.set(xlabel="optimizer step", ylabel="loss (nats per trained token)", title="training", ylim=(0, None))
-    for place, (label, (share, low, high)) in enumerate(results.items()):
+    left.set(
+        xlabel="optimizer step", ylabel="loss (nats per trained token)", title="training", ylim=(0, None)
+    )
+    for place, (share, low, high) in enumerate(results.values()):
         right.bar(place, share, color=["#94a3b8", "#2563eb"][place], width=0.6)
         right.errorbar(place, share, [[share - low], [high - share]], color="black", capsize=5)
         right.annotate(f"{share:.1%}", (place, high), (0, 4), textcoords="offset points", ha="center")
-    right.set(xticks=[0, 1], xticklabels=list(results), ylim=(0, 1.08), ylabel="accuracy", title=f"{TEST} held-out sums, temperature 1")
+    right.set(
+        xticks=[0, 1],
+        xticklabels=list(results),
+        ylim=(0, 1.08),
+        ylabel="accuracy",
+        title=f"{TEST} held-out sums, temperature 1",
+    )
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
@@ -128,7 +138,9 @@ def main(out: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     train, test = make_tasks()
     write_demonstrations(train, folder / "demonstrations.jsonl")
-    console.print(f"[bold]1.[/bold] {TRAIN} demonstrations in {folder / 'demonstrations.jsonl'}, {TEST} held-out tasks")
+    console.print(
+        f"[bold]1.[/bold] {TRAIN} demonstrations in {folder / 'demonstrations.jsonl'}, {TEST} held-out tasks"
+    )
 
     console.print(f"[bold]2.[/bold] {MODEL} before training")
     clock = time.perf_counter()
@@ -150,7 +162,9 @@ def main(out: str) -> None:
 
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     plot(losses, results, folder / "quickstart.png")
-    console.print(f"\n[bold]One held-out task[/bold]\n  user    {test[0]['question']}   (right: {test[0]['answer']})")
+    console.print(
+        f"\n[bold]One held-out task[/bold]\n  user    {test[0]['question']}   (right: {test[0]['answer']})"
+    )
     for label, answer in (("before", before[0]), ("after", after[0])):
         console.print(f"  {label:7s} {answer.strip()}".replace("\n", "\n          "), markup=False)
     console.print(f"\nplot   {folder / 'quickstart.png'}\nmodel  {run}\ntalk   .venv/bin/rung chat {run}")

@@ -36,7 +36,9 @@ def save_checkpoint(run: Run, state: State, write_model: WriteModel, *, keep: in
             write_model(folder)
             trainer = folder / "trainer"
             trainer.mkdir()
-            masters = {n: w.detach() for n, w in state.masters.weights.items() if w is not state.masters.compute[n]}
+            masters = {
+                n: w.detach() for n, w in state.masters.weights.items() if w is not state.masters.compute[n]
+            }
             if masters:
                 save_file(masters, trainer / "masters.safetensors")
             if state.average.weights:
@@ -53,7 +55,9 @@ def load_checkpoint(run: Run, state: State) -> Path:
     """Bring a freshly built State to the run's latest checkpoint; its model must hold the weights there."""
     path = run.latest()
     if path is None:
-        raise UserError(f"{run.path} has no checkpoint to resume from: it ended before the first. Start it anew with --out.")
+        raise UserError(
+            f"{run.path} has no checkpoint to resume from: it ended before the first. Start it anew with --out."
+        )
     trainer = path / "trainer"
     rest: dict[str, Any] = json.loads((trainer / "state.json").read_text())
     if (trainer / "masters.safetensors").exists():

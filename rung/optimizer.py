@@ -127,7 +127,9 @@ def _build(weights: dict[str, Tensor], settings: Optimizer) -> list[torch.optim.
     matrices = [w for w in weights.values() if w.ndim >= 2]
     vectors = [w for w in weights.values() if w.ndim < 2]
     if settings.name == "muon":
-        hidden = [w for n, w in weights.items() if w.ndim == 2 and "embed_tokens" not in n and "lm_head" not in n]
+        hidden = [
+            w for n, w in weights.items() if w.ndim == 2 and "embed_tokens" not in n and "lm_head" not in n
+        ]
         taken = {id(w) for w in hidden}
         rest = _groups([w for w in matrices if id(w) not in taken], vectors, settings)
         muon = torch.optim.Muon(
@@ -170,7 +172,9 @@ def _torchao(groups: list[dict], settings: Optimizer) -> torch.optim.Optimizer:
             "optimizer.name=adamw-offload keeps optimizer state in host memory for a model on a GPU, and no "
             "CUDA device is present: the state is in host memory already. Choose --optimizer.name adamw."
         )
-    return CPUOffloadOptimizer(groups, torch.optim.AdamW, betas=settings.betas, eps=settings.epsilon, fused=True)
+    return CPUOffloadOptimizer(
+        groups, torch.optim.AdamW, betas=settings.betas, eps=settings.epsilon, fused=True
+    )
 
 
 class LossScale:

@@ -72,7 +72,9 @@ class Totals:
 
     def means(self) -> Metrics:
         n = self.numbers
-        named = {k.removeprefix("sum/"): n[k] / n[k.replace("sum/", "count/")] for k in n if k.startswith("sum/")}
+        named = {
+            k.removeprefix("sum/"): n[k] / n[k.replace("sum/", "count/")] for k in n if k.startswith("sum/")
+        }
         return {"loss": n["sum"] / n["count"], **named}
 
 
@@ -112,7 +114,9 @@ def train(
             if last or stop or (save_every and state.step % save_every == 0):
                 save(state)
             if stop and not last:
-                raise RunStopped(f"Stopped by a signal after step {state.step} of {steps}; saved, can be resumed.", 130)
+                raise RunStopped(
+                    f"Stopped by a signal after step {state.step} of {steps}; saved, can be resumed.", 130
+                )
 
 
 def _step(state: State, source, scorer, method, settings, step: int, steps: int, device) -> Metrics:
@@ -164,7 +168,9 @@ def _finish_gradients(state: State, count: float, clip: float) -> float:
     """Add over ranks, divide once by the global count, clip; returns the norm before clipping."""
     gradients: list[Tensor] = state.masters.gradients(complete=dist.world() > 1)
     if count == 0:
-        raise RunStopped("No token of this step is trained, so its loss is undefined. Check the data's masks.", 1)
+        raise RunStopped(
+            "No token of this step is trained, so its loss is undefined. Check the data's masks.", 1
+        )
     dist.add_tensors(gradients)
     divisor = count * state.scale.value
     norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) / divisor

@@ -33,9 +33,31 @@ main(sys.argv[1:])
 
 
 def arguments(folder, rows_file, out, *more):
-    fixed = ["sft", "--model", str(folder), "--data", str(rows_file), "--out", str(out), "--steps", str(STEPS)]
+    fixed = [
+        "sft",
+        "--model",
+        str(folder),
+        "--data",
+        str(rows_file),
+        "--out",
+        str(out),
+        "--steps",
+        str(STEPS),
+    ]
     layout = ["--step-documents", "7", "--micro-tokens", "300", "--max-length", "256", "--save-every", "2"]
-    return [*fixed, *layout, "--neftune", "5", "--eval-share", "0.1", "--eval-every", "3", "--keep", "0", *more]
+    return [
+        *fixed,
+        *layout,
+        "--neftune",
+        "5",
+        "--eval-share",
+        "0.1",
+        "--eval-every",
+        "3",
+        "--keep",
+        "0",
+        *more,
+    ]
 
 
 def outcome(run: Path) -> tuple[list[dict], dict[str, bytes]]:
@@ -46,7 +68,10 @@ def outcome(run: Path) -> tuple[list[dict], dict[str, bytes]]:
     return metrics, {str(p.relative_to(last)): p.read_bytes() for p in sorted(last.rglob("*")) if p.is_file()}
 
 
-VARIANTS = {"bf16": ["--precision", "bf16"], "lora": ["--precision", "fp32", "--lora.rank", "4", "--lora.dropout", "0.2"]}
+VARIANTS = {
+    "bf16": ["--precision", "bf16"],
+    "lora": ["--precision", "fp32", "--lora.rank", "4", "--lora.dropout", "0.2"],
+}
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -143,7 +168,9 @@ def test_resuming_a_finished_run_says_so(stopped, capsys):
     assert "finished" in capsys.readouterr().err
 
 
-def test_a_full_disk_during_save_keeps_the_last_checkpoint(tiny_folder, rows_file, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_during_save_keeps_the_last_checkpoint(
+    tiny_folder, rows_file, tmp_path, monkeypatch, capsys
+):
     import errno
 
     import rung.checkpoint

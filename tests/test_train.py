@@ -23,7 +23,18 @@ from rung.train import State, train
 SETTINGS = Optimizer(learning_rate=3e-3, warmup=1, schedule="constant")
 
 
-def curve(folder, rows_file, *, steps=5, settings=SETTINGS, dtype=torch.float32, recompute=False, normalize="token", model=None, **layout):
+def curve(
+    folder,
+    rows_file,
+    *,
+    steps=5,
+    settings=SETTINGS,
+    dtype=torch.float32,
+    recompute=False,
+    normalize="token",
+    model=None,
+    **layout,
+):
     """(loss, gradient norm) of each step, and the weights after the last."""
     data = load_examples([str(rows_file)], load_tokenizer(str(folder)), max_length=256)
     source = DemonstrationSource(data.examples, data.sizes, None, epochs=None, step_documents=8, **layout)
@@ -31,10 +42,15 @@ def curve(folder, rows_file, *, steps=5, settings=SETTINGS, dtype=torch.float32,
     model.checkpointing = recompute
     seen = []
     train(
-        State(model, settings), source, partial(score, model, mean_over=normalize), partial(nll, normalize=normalize),
-        settings, steps=steps, observe=lambda step, metrics: seen.append((metrics["loss"], metrics["grad_norm"])),
+        State(model, settings),
+        source,
+        partial(score, model, mean_over=normalize),
+        partial(nll, normalize=normalize),
+        settings,
+        steps=steps,
+        observe=lambda step, metrics: seen.append((metrics["loss"], metrics["grad_norm"])),
         save=lambda state: None,
-    )  # fmt: skip
+    )
     return seen, {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
@@ -70,7 +86,9 @@ def test_the_curve_by_hand(tiny_folder, rows_file):
     """Loss, gradient norm and AdamW's first steps against plain autograd and torch.optim on the same rows."""
     found, weights = curve(tiny_folder, rows_file, steps=2, micro_tokens=160)
     data = load_examples([str(rows_file)], load_tokenizer(str(tiny_folder)), max_length=256)
-    source = DemonstrationSource(data.examples, data.sizes, None, epochs=None, step_documents=8, micro_tokens=160)
+    source = DemonstrationSource(
+        data.examples, data.sizes, None, epochs=None, step_documents=8, micro_tokens=160
+    )
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
@@ -95,7 +113,7 @@ def test_the_curve_by_hand(tiny_folder, rows_file):
 
 
 def test_bf16_follows_fp32_through_float32_masters(tiny_folder, rows_file):
-    """A rate at which a pure bf16 update would mostly round away: half an ulp of bf16 is 0.2 % of a weight."""
+    """At this rate a pure bf16 update would mostly round away: half an ulp of bf16 is 0.2 % of a weight."""
     slow = replace(SETTINGS, learning_rate=2e-5)
     exact, weights = curve(tiny_folder, rows_file, steps=20, settings=slow, micro_tokens=10_000)
     model = load_model(tiny_folder, torch.bfloat16)
@@ -114,7 +132,11 @@ def test_lora_trains_only_the_adapter(tiny_folder, rows_file):
     add_adapter(model, Lora(rank=4, dropout=0.5), seed=0)
     found, after = curve(tiny_folder, rows_file, steps=4, model=model, micro_tokens=10_000)
     assert found[-1][0] < found[0][0]
-    changed = [n for n, p in after.items() if n.replace(".base.", ".") in before and not p.equal(before[n.replace(".base.", ".")])]
+    changed = [
+        n
+        for n, p in after.items()
+        if n.replace(".base.", ".") in before and not p.equal(before[n.replace(".base.", ".")])
+    ]
     assert changed == []
 
 
@@ -135,7 +157,9 @@ def test_a_clipped_step_has_the_norm_asked_for(tiny_folder, rows_file):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_row(tiny_folder, rows_file):
     data = load_examples([str(rows_file)], load_tokenizer(str(tiny_folder)), max_length=256)
-    source = DemonstrationSource(data.examples, data.sizes, None, epochs=None, step_documents=4, micro_tokens=10_000)
+    source = DemonstrationSource(
+        data.examples, data.sizes, None, epochs=None, step_documents=4, micro_tokens=10_000
+    )
     model = load_model(tiny_folder)
     poisoned = source.documents(2)[1].origin
     saved = []

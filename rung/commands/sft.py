@@ -88,7 +88,9 @@ def resumed(given: Sft) -> Sft:
     """The settings a run was started with. A run is one experiment: other settings are refused, by name."""
     run = Path(given.resume)
     if not (run / "config.json").is_file():
-        raise UserError(f"--resume {run} is not a run folder: it has no config.json. `rung runs list` shows the runs.")
+        raise UserError(
+            f"--resume {run} is not a run folder: it has no config.json. `rung runs list` shows the runs."
+        )
     started = parse(Sft, ["--config", str(run / "config.json")], "rung sft")
     default, asked, was = (leaf_values(s) for s in (Sft(), given, started))
     changed = [k for k in asked if asked[k] not in (default[k], was[k]) and k not in ("resume", "out")]

@@ -28,7 +28,9 @@ class Observer:
     def share_of_peak(self, metrics: Metrics) -> Metrics:
         if not self.peak:
             return {}
-        work = training_flops(self.config, metrics["step_tokens"], metrics["trained_tokens"], self.mean_context)
+        work = training_flops(
+            self.config, metrics["step_tokens"], metrics["trained_tokens"], self.mean_context
+        )
         return {"mfu": work / metrics["step_seconds"] / self.peak}
 
 

@@ -12,7 +12,14 @@ from torch import nn
 
 from rung.errors import UserError
 from rung.machine import cpu_features
-from rung.models.folder import check_vocabulary, digest, read_config, read_generation_config, read_tensors, write_files
+from rung.models.folder import (
+    check_vocabulary,
+    digest,
+    read_config,
+    read_generation_config,
+    read_tensors,
+    write_files,
+)
 from rung.models.hub import load_tokenizer, resolve
 from rung.models.load import load_model
 from rung.models.lora import add_adapter, save_adapter
@@ -55,7 +62,9 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def load_subject(name: str, *, precision: str, device: str, lora: Lora, recompute: bool, seed: int, start: str = "") -> Subject:
+def load_subject(
+    name: str, *, precision: str, device: str, lora: Lora, recompute: bool, seed: int, start: str = ""
+) -> Subject:
     """The model `name` on its device, with adapters where asked for. `start` holds weights to continue from."""
     where = choose_device(device)
     dtype = choose_dtype(precision, where)

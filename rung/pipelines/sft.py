@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -20,8 +20,8 @@ from rung.config import to_dict
 from rung.data.examples import Demonstrations, load_examples
 from rung.errors import RunStopped, UserError
 from rung.methods.nll import nll
-from rung.models.folder import read_generation_config
-from rung.models.hub import resolve
+from rung.models.folder import read_config, read_generation_config
+from rung.models.hub import load_tokenizer, resolve
 from rung.models.lora import load_adapter
 from rung.models.policy import neftune, score
 from rung.pipelines.observe import Observer, observing
@@ -44,6 +44,7 @@ def sft(settings: Sft) -> Path:
     require(settings.trackers)
     run = _reopen(settings.resume) if settings.resume else None
     latest = _latest(run) if run else None
+    data, held_out = _data(settings)  # before the weights: a bad row should not cost the loading of a model
     subject = load_subject(
         settings.model,
         precision=settings.precision,
@@ -53,7 +54,6 @@ def sft(settings: Sft) -> Path:
         seed=settings.seed,
         start=str(latest or ""),
     )
-    data, held_out = _data(settings, subject)
     source = _source(settings, data, subject)
     steps = settings.steps or source.steps()
     method = partial(nll, **to_dict(settings.method))
@@ -66,7 +66,7 @@ def sft(settings: Sft) -> Path:
         "precision": str(subject.dtype).removeprefix("torch."),
         "device": str(subject.device),
         "steps": steps,
-        "loss": f"sum of -log p over trained tokens / number of {settings.method.normalize}s in the step",
+        "loss": f"sum of -log p over trained tokens / number of {_normalize(settings)}s in the step",
     }
     if run is None:
         run = Run.create(settings.out or f"runs/sft-{time.strftime('%Y%m%d-%H%M%S')}", config)
@@ -78,7 +78,9 @@ def sft(settings: Sft) -> Path:
     return _train(run, settings, subject, source, held_out, steps, method, scorer, config, latest)
 
 
-def _train(run: Run, settings: Sft, subject: Subject, source, held_out, steps, method, scorer, config, latest) -> Path:
+def _train(
+    run: Run, settings: Sft, subject: Subject, source, held_out, steps, method, scorer, config, latest
+) -> Path:
     if latest is not None and settings.lora.rank:
         load_adapter(subject.model, latest)
     state = State(subject.model, settings.optimizer, fp16=subject.dtype == torch.float16)
@@ -116,32 +118,37 @@ def _train(run: Run, settings: Sft, subject: Subject, source, held_out, steps, m
 
 def _reopen(path: str) -> Run:
     if Run.open(path).status()["state"] == "finished":
-        raise UserError(f"{path} has finished every step. To train further, start a new run with --model {path}.")
+        raise UserError(
+            f"{path} has finished every step. To train further, start a new run with --model {path}."
+        )
     return Run.resume(path)
 
 
 def _latest(run: Run) -> Path:
     path = run.latest()
     if path is None:
-        raise UserError(f"{run.path} has no checkpoint to resume from: it ended before the first. Start it anew with --out.")
+        raise UserError(
+            f"{run.path} has no checkpoint to resume from: it ended before the first. Start it anew with --out."
+        )
     return path
 
 
-def _data(settings: Sft, subject: Subject) -> tuple[Demonstrations, list[Example]]:
+def _data(settings: Sft) -> tuple[Demonstrations, list[Example]]:
     """Training examples, and held-out ones from files of their own or split off the end of a fixed shuffle."""
-    context = subject.model.config.context
-    if settings.max_length > context:
+    folder = resolve(settings.model)
+    context = read_config(folder).get("max_position_embeddings")
+    if context and settings.max_length > context:
         raise UserError(
             f"--max-length {settings.max_length} exceeds the context of {settings.model}, {context} tokens. "
             f"Write --max-length {context} or less."
         )
     read = partial(
         load_examples,
-        tokenizer=subject.tokenizer,
+        tokenizer=load_tokenizer(settings.model),
         max_length=settings.max_length,
         overlong=settings.overlong,
         history_thinking=settings.history_thinking,
-        generation_config=read_generation_config(resolve(settings.model)) or None,
+        generation_config=read_generation_config(folder) or None,
     )
     data = read(settings.data)
     if settings.eval_data:
@@ -154,7 +161,9 @@ def _data(settings: Sft, subject: Subject) -> tuple[Demonstrations, list[Example
 def _split(data: Demonstrations, share: float, seed: int) -> tuple[Demonstrations, list[Example]]:
     """Hold out a share of each file, chosen by the seed."""
     if not 0 < share < 1:
-        raise UserError(f"--eval-share is {share}, and it is a share between 0 and 1. Write for example 0.05.")
+        raise UserError(
+            f"--eval-share is {share}, and it is a share between 0 and 1. Write for example 0.05."
+        )
     generator = torch.Generator().manual_seed(seed)
     kept: list[Example] = []
     held_out: list[Example] = []
@@ -163,7 +172,9 @@ def _split(data: Demonstrations, share: float, seed: int) -> tuple[Demonstration
         order = torch.randperm(size, generator=generator).tolist()
         cut = max(round(size * share), 1)
         if cut >= size:
-            raise UserError(f"--eval-share {share} of a file with {size} examples leaves none to train on. Lower it.")
+            raise UserError(
+                f"--eval-share {share} of a file with {size} examples leaves none to train on. Lower it."
+            )
         held_out += [data.examples[start + i] for i in sorted(order[:cut])]
         kept += [data.examples[start + i] for i in sorted(order[cut:])]
         sizes.append(size - cut)
@@ -193,7 +204,7 @@ def _score(model, settings: Sft, batch: Batch) -> TokenScores:
     if settings.neftune and model.training:
         perturb = neftune(settings.neftune, batch.lengths)
     return score(
-        model, batch, head_float32=settings.head_float32, mean_over=settings.method.normalize, perturb=perturb
+        model, batch, head_float32=settings.head_float32, mean_over=_normalize(settings), perturb=perturb
     )
 
 
@@ -202,7 +213,9 @@ def _evaluate(subject: Subject, held_out: list[Example], method: Method, setting
     """The method's loss on the held-out documents, dropout and noise off."""
     began = time.perf_counter()
     micro = settings.micro_tokens or max(settings.max_length, 1024)
-    source = DemonstrationSource(held_out, [len(held_out)], None, epochs=1, step_tokens=1 << 60, micro_tokens=micro)
+    source = DemonstrationSource(
+        held_out, [len(held_out)], None, epochs=1, step_tokens=1 << 60, micro_tokens=micro
+    )
     subject.model.eval()
     scorer: Scorer = partial(_score, subject.model, settings)
     losses = [method(scorer(batch), batch) for batch in (b.to(subject.device) for b in source.step(0))]
@@ -211,18 +224,30 @@ def _evaluate(subject: Subject, held_out: list[Example], method: Method, setting
     return {"eval_loss": loss, "eval_seconds": time.perf_counter() - began}
 
 
+def _normalize(settings: Sft) -> Any:
+    """What the loss is a mean over. The settings class is made from `nll`'s signature, so it has no static type."""
+    method: Any = settings.method
+    return method.normalize
+
+
 def _mean_context(source: DemonstrationSource) -> float:
     """How long the document of an average token is, for counting attention's arithmetic."""
     return float((source.lengths.astype(float) ** 2).sum() / source.lengths.sum())
 
 
-def _announce(run: Run, settings: Sft, subject: Subject, source: DemonstrationSource, steps: int, config, state: State) -> None:
+def _announce(
+    run: Run, settings: Sft, subject: Subject, source: DemonstrationSource, steps: int, config, state: State
+) -> None:
     """What this run will do, in numbers, before it does it."""
     if dist.rank() > 0:
         return
     trained = sum(w.numel() for w in state.masters.weights.values())
     total = sum(p.numel() for p in subject.model.parameters())
-    budget = f"{settings.step_documents} documents" if settings.step_documents else f"{settings.step_tokens:,} tokens"
+    budget = (
+        f"{settings.step_documents} documents"
+        if settings.step_documents
+        else f"{settings.step_tokens:,} tokens"
+    )
     lines = [
         f"run      {run.path}" + (f", resumed after step {state.step}" if state.step else ""),
         f"model    {settings.model}: {total / 1e6:.1f} M weights, {trained / 1e6:.1f} M trained, "

@@ -63,7 +63,11 @@ class DemonstrationSource:
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of a step."""
         chosen = self.documents(step)
-        bins = pack([len(e) for e in chosen], self.micro_tokens) if self.packing else [[i] for i in range(len(chosen))]
+        bins = (
+            pack([len(e) for e in chosen], self.micro_tokens)
+            if self.packing
+            else [[i] for i in range(len(chosen))]
+        )
         return [collate([chosen[i] for i in sorted(members)]) for members in bins[self.rank :: self.world]]
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -83,7 +87,11 @@ class DemonstrationSource:
             tokens = 0
             while self.end is None or index < self.end:
                 length = int(self.lengths[self._row(index)])
-                full = index - begin >= self.step_documents if self.step_documents else tokens + length > self.step_tokens
+                full = (
+                    index - begin >= self.step_documents
+                    if self.step_documents
+                    else tokens + length > self.step_tokens
+                )
                 if full and index > begin:
                     break
                 tokens += length
