@@ -121,6 +121,25 @@ def test_bf16_errs_by_its_own_rounding_and_no_more(name):
         assert (mine.grad - other.grad).norm() <= 2**-6 * other.grad.norm()
 
 
+def test_scores_of_bf16_are_scaled_and_compared_in_float32():
+    """Scores 129 and 130 times 0.9: in bf16 both products round, and their difference becomes 1, not 0.9."""
+    q = torch.ones(2, 1, 1, dtype=torch.bfloat16)
+    k = torch.tensor([129.0, 130.0], dtype=torch.bfloat16).reshape(2, 1, 1)
+    v = torch.tensor([0.0, 1.0], dtype=torch.bfloat16).reshape(2, 1, 1)
+    seen = torch.ones(1, 1, 2, 2, dtype=torch.bool).tril()
+    batched = [tensor.transpose(0, 1)[None] for tensor in (q, k, v)]
+    for out in (packed_attention(q, k, v, (2,), scale=0.9), masked_attention(*batched, seen, 0.9, None)):
+        assert out.flatten()[1].item() == pytest.approx(1 / (1 + math.exp(-0.9)), rel=2**-8)
+
+
+def test_gradients_of_many_blocks_add_up_in_float32():
+    """With equal scores token t gives the first value 1 / (t + 1): late, small shares must not be lost."""
+    q, k, v = (torch.zeros(40 * BLOCK, 1, 1, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    packed_attention(q, k, v, (40 * BLOCK,), scale=1.0).sum().backward()
+    harmonic = sum(1 / t for t in range(1, 40 * BLOCK + 1))
+    assert v.grad[0].item() == pytest.approx(harmonic, rel=2**-8)
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = (tensor.detach() * 1e4 for tensor in inputs(5, dtype=torch.float32))
     assert packed_attention(q, k, v, (5,), scale=1.0).isfinite().all()

@@ -96,6 +96,13 @@ def test_rms_norm_of_bf16_sums_squares_in_float32():
     assert rms_norm(x, one, 0.0)[0, 0].item() == pytest.approx(16 / math.sqrt(mean), rel=2**-8)
 
 
+def test_rms_norm_of_bf16_rounds_once():
+    """As the definition, which is float32 up to the last cast, but for a tie here and there."""
+    x, weight = draw(50, 64, dtype=torch.bfloat16), draw(64, dtype=torch.bfloat16, seed=1)
+    differ = rms_norm(x, weight, 1e-6) != rms_norm_plain(x, weight, 1e-6)
+    assert differ.float().mean() < 0.01
+
+
 def test_a_quarter_turn_by_hand():
     """By 90 degrees feature i goes to i + d/2 and that one, negated, to i: (1, 2, 3, 4) -> (-3, -4, 1, 2)."""
     x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])

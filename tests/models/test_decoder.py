@@ -113,6 +113,20 @@ def test_checkpointing_changes_no_bit(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True) if a is not None)
 
 
+@pytest.mark.parametrize(
+    ("checkpointing", "training", "runs"), [(True, True, 2), (True, False, 1), (False, True, 1)]
+)
+def test_layers_run_again_in_backward_only_when_asked_and_only_in_training(
+    checkpointing, training, runs, tmp_path
+):
+    decoder = opened(reference("llama"), tmp_path).train(training)
+    decoder.checkpointing = checkpointing
+    calls = []
+    decoder.model.layers[2].register_forward_pre_hook(lambda *_: calls.append(1))
+    packed(decoder, [tokens(5)]).sum().backward()
+    assert len(calls) == runs
+
+
 def test_dyt_is_a_word_in_the_config(tmp_path):
     config = {**AutoConfig.for_model("llama", **SIZES).to_dict(), "rung_norm": "dyt"}
     decoder = Decoder(DecoderConfig.from_hf(config))

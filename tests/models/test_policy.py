@@ -101,6 +101,22 @@ def test_the_hint_of_a_mean_changes_nothing_right_or_wrong(decoder, normalize, m
     assert_same(hinted, plain, 1e-5)
 
 
+def test_the_hint_is_the_weight_of_each_token_in_the_mean_it_names(decoder, monkeypatch):
+    """Trained tokens of the documents: 8, 0, 30 less the first, 1, 0 and 45."""
+    from rung.models import policy
+
+    guesses, real = [], policy.linear_logprob
+    monkeypatch.setattr(
+        policy, "linear_logprob", lambda *a, guess_N, **k: (guesses.append(guess_N), real(*a, **k))[1]
+    )
+    for hint in ("", "token", "sequence"):
+        score(decoder, collate(examples()), mean_over=hint)
+    assert guesses[0] is None
+    assert guesses[1].tolist() == [1.0] * 83
+    counts = (8, 29, 1, 45)
+    assert guesses[2].tolist() == pytest.approx([1 / n for n in counts for _ in range(n)])
+
+
 def test_a_batch_without_trained_tokens_scores_nothing(decoder):
     row = Example(np.arange(5, dtype=np.int32), np.zeros(5, bool), "row")
     for hint in ("", "token", "sequence"):

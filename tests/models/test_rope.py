@@ -47,6 +47,7 @@ GRID = [
     dict(rope_type="yarn", factor=8.0, original_max_position_embeddings=4096, attention_factor=1.7),
     dict(rope_type="yarn", factor=0.5, original_max_position_embeddings=256),
     dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=4),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=10**9),
     dict(rope_type="linear", factor=3.0),
 ]  # fmt: skip
 
