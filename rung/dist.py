@@ -49,6 +49,15 @@ def add_numbers(numbers: dict[str, float]) -> dict[str, float]:
     return {name: sum(part.get(name, 0.0) for part in gathered) for part in gathered for name in part}
 
 
+def first_rank_says(value: str) -> str:
+    """Rank 0's value, on every rank."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
 def any_rank(flag: bool) -> bool:
     return bool(add_numbers({"flag": float(flag)})["flag"])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
@@ -69,7 +69,8 @@ def sft(settings: Sft) -> Path:
         "loss": f"sum of -log p over trained tokens / number of {_normalize(settings)}s in the step",
     }
     if run is None:
-        run = Run.create(settings.out or f"runs/sft-{time.strftime('%Y%m%d-%H%M%S')}", config)
+        out = dist.first_rank_says(settings.out or f"runs/sft-{time.strftime('%Y%m%d-%H%M%S')}")
+        run = Run.create(out, config) if dist.rank() == 0 else Run(Path(out))
     elif run.config()["data_digest"] != data.digest:
         raise UserError(
             f"{run.path} was started on data with digest {run.config()['data_digest'][:12]}, and the same files now "
@@ -85,9 +86,10 @@ def _train(
         load_adapter(subject.model, latest)
     state = State(subject.model, settings.optimizer, fp16=subject.dtype == torch.float16)
     if latest is not None:
-        sweep(run.path / "checkpoints")
         load_checkpoint(run, state)
-        run.rewind(state.step)
+        if dist.rank() == 0:
+            sweep(run.path / "checkpoints")
+            run.rewind(state.step)
     _announce(run, settings, subject, source, steps, config, state)
     observer = Observer(run, subject.model.config, subject.dtype, subject.device, _mean_context(source))
 
@@ -105,15 +107,21 @@ def _train(
                 evaluate_every=settings.eval_every, save=save, save_every=settings.save_every,
             )  # fmt: skip
     except RunStopped as stop:
-        (run.stop if stop.code == 130 else run.fail)(str(stop))
+        _close(run, "stopped" if stop.code == 130 else "failed", str(stop))
         remedy = f" Continue with: rung sft --resume {run.path}" if stop.code == 130 else ""
         raise RunStopped(str(stop) + remedy, stop.code) from None
     except BaseException as error:
-        run.fail(f"{type(error).__name__}: {error}")
+        _close(run, "failed", f"{type(error).__name__}: {error}")
         raise
-    run.finish()
+    _close(run, "finished", "did every step asked for")
     console.print(f"finished {steps} steps; model in [bold]{run.latest()}[/bold]", highlight=False)
     return run.path
+
+
+def _close(run: Run, state: Literal["stopped", "failed", "finished"], reason: str) -> None:
+    if dist.rank() == 0:
+        run.write_status(state, reason)
+    dist.stop()
 
 
 def _reopen(path: str) -> Run:
@@ -121,7 +129,7 @@ def _reopen(path: str) -> Run:
         raise UserError(
             f"{path} has finished every step. To train further, start a new run with --model {path}."
         )
-    return Run.resume(path)
+    return Run.resume(path) if dist.rank() == 0 else Run.open(path)
 
 
 def _latest(run: Run) -> Path:
