@@ -183,8 +183,7 @@ class _Cached:
         ids_B = torch.zeros(len(self.cache.lengths_B), dtype=torch.long, device=device)
         ids_B[rows] = torch.tensor(tokens, device=device)
         states = self.model(ids_B, self.cache.lengths_B, self.cache.extend()).states_ND
-        alive_B = torch.zeros_like(self.cache.lengths_B).index_fill_(0, rows, 1)
-        self.cache.lengths_B += alive_B  # a stopped row overwrites its own last place and stays within bounds
+        self.cache.lengths_B += 1  # stopped rows too: none outgrows the capacity, which allows for all steps
         return self.model.logits(states[rows])
 
 

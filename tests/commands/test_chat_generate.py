@@ -2,12 +2,14 @@
 
 import io
 import json
+import shutil
 
 import pytest
 import torch
 from folder_case import tiny_model, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM
 
 from rung.cli import status
@@ -85,6 +87,10 @@ def test_same_seed_same_answers(folder, rung):
         return rung("chat", folder, "--max-new-tokens", 8, "--seed", seed, stdin="hi\nhi\n")[1]
 
     assert say(1) == say(1) != say(2)
+    first, second = (
+        rung("chat", folder, "--max-new-tokens", 8, stdin="hi\n/new\nhi\n")[1].strip("\n").split("\n")
+    )
+    assert first != second, "each turn throws its own dice"
 
 
 def test_a_full_context_is_said_and_an_answer_never_outgrows_it(folder, rung):
@@ -96,6 +102,9 @@ def test_a_full_context_is_said_and_an_answer_never_outgrows_it(folder, rung):
     assert code == 2
     assert out == answer_of_transformers(folder, asked(long), count=5) + "\n"
     assert "filled the model's context of 128 tokens. Begin anew with /new." in error
+    code, out, error = rung("chat", folder, stdin="x" * 123 + "\n")
+    assert (code, out) == (2, "")
+    assert "filled the model's context of 128 tokens" in error
 
 
 def test_a_model_without_template_cannot_chat_but_can_continue(folder, rung, tmp_path):
@@ -178,6 +187,17 @@ def test_stop_ids_are_added_to_the_models_own(folder, rung):
     assert out == expected + "\n"
 
 
+def test_the_generation_config_stops_too(folder, rung, tmp_path):
+    free = answer_of_transformers(folder, asked("hello"))
+    stop = tiny_tokenizer()(free, add_special_tokens=False).input_ids[1]
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, stop]}))
+    expected = answer_of_transformers(folder, asked("hello"), stop=[2, stop])
+    for words, stdin in ((("generate", "--prompt", "hello"), ""), (("chat",), "hello\n")):
+        _, out, _ = rung(words[0], tmp_path / "model", *words[1:], *GREEDY, stdin=stdin)
+        assert out == expected + "\n"
+
+
 def test_a_file_gives_one_json_object_a_line_in_order_whatever_the_batch(folder, rung, tmp_path):
     talk = [
         {"role": "user", "content": "a"},
@@ -186,15 +206,16 @@ def test_a_file_gives_one_json_object_a_line_in_order_whatever_the_batch(folder,
     ]
     separator = "line\u2028separator"  # a line break to str.splitlines, not to JSON
     file = tmp_path / "prompts.jsonl"
-    rows = [{"prompt": "one"}, {"messages": talk}, {"prompt": separator}, {"prompt": talk[:1]}]
+    rows = [{"prompt": "né"}, {"messages": talk}, {"prompt": separator}, {"prompt": talk[:1]}]
     text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     file.write_text(text + "\n\n", encoding="utf-8")
     outputs = [rung("generate", folder, "--file", file, "--batch", n, *GREEDY)[1] for n in (1, 3, 32)]
     assert outputs[0] == outputs[1] == outputs[2]
+    assert "né" in outputs[0], "readable as it stands"
     lines = [json.loads(line) for line in outputs[0].strip("\n").split("\n")]
-    texts = [asked("one"), asked("a", "b", "c"), asked(separator), asked("a")]
+    texts = [asked("né"), asked("a", "b", "c"), asked(separator), asked("a")]
     assert [line["completion"] for line in lines] == [answer_of_transformers(folder, t) for t in texts]
-    user = [[{"role": "user", "content": content}] for content in ("one", separator)]
+    user = [[{"role": "user", "content": content}] for content in ("né", separator)]
     assert [line["prompt"] for line in lines] == [user[0], talk, user[1], talk[:1]]
 
 
@@ -247,7 +268,14 @@ def test_what_cannot_be_asked_for_exits_2(words, message, folder, rung):
     assert message in error
 
 
-def test_a_prompt_may_begin_with_the_token_texts_begin_with(folder, rung):
-    """Plain text gets the beginning its tokenizer writes, once."""
-    code, out, _ = rung("generate", folder, "--prompt", "<s>hi", "--no-chat", *GREEDY)
-    assert (code, out) == (0, answer_of_transformers(folder, "<s>hi") + "\n")
+def test_plain_text_begins_as_its_tokenizer_begins_texts_and_once(folder, rung, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "model")
+    expected = answer_of_transformers(folder, "<s>hi")
+    assert expected != answer_of_transformers(folder, "hi")
+    for text in ("hi", "<s>hi"):
+        code, out, _ = rung("generate", tmp_path / "model", "--prompt", text, "--no-chat", *GREEDY)
+        assert (code, out) == (0, expected + "\n")

@@ -64,6 +64,10 @@ def test_weights_come_in_the_dtype_asked_for(dtype, llama):
     assert all(not parameter.is_meta for parameter in model.parameters())
 
 
+def test_weights_go_to_the_device_asked_for(llama):
+    assert all(parameter.is_meta for parameter in load_model(llama, device="meta").parameters())
+
+
 @torch.no_grad()
 def test_an_adapter_folder_opens_on_its_base(llama, tmp_path):
     model = load_model(llama)

@@ -47,7 +47,7 @@ GRID = [
     dict(rope_type="yarn", factor=8.0, original_max_position_embeddings=4096, attention_factor=1.7),
     dict(rope_type="yarn", factor=0.5, original_max_position_embeddings=256),
     dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=4),
-    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=10**9),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=600, rope_theta=10.0),
     dict(rope_type="linear", factor=3.0),
 ]  # fmt: skip
 
@@ -58,7 +58,7 @@ GRID = [
 def test_scalings_are_those_of_transformers(parameters, head_width, theta):
     config = LlamaConfig(
         hidden_size=2 * head_width, num_attention_heads=2, head_dim=head_width, max_position_embeddings=16384,
-        rope_parameters={**parameters, "rope_theta": theta},
+        rope_parameters={"rope_theta": theta, **parameters},
     )  # fmt: skip
     expected, expected_factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"))
     rope = DecoderConfig.from_hf(config.to_dict()).ropes[0]
