@@ -16,6 +16,10 @@ import sys
 import time
 from pathlib import Path
 
+from rung.machine import share_cores
+
+share_cores()  # before torch is imported
+
 import reasoning_gym
 import torch
 from rich.console import Console

@@ -20,6 +20,7 @@ from typing import NoReturn
 from rung import __version__
 from rung.commands import COMMANDS, Command
 from rung.errors import RunStopped, UserError
+from rung.machine import share_cores
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def status(argv: Sequence[str]) -> int:
     """Run a command line; its exit status. A bug keeps its traceback."""
+    share_cores()
     try:
         code = dispatch(list(argv))
         sys.stdout.flush()

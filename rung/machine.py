@@ -19,6 +19,17 @@ CPU_SIZES = ((512, 512, 512), (1024, 1024, 1024), (2048, 1024, 1024), (512, 2048
 CUDA_SIZES = ((4096, 4096, 4096), (8192, 8192, 8192), (8192, 4096, 8192))
 
 
+def share_cores() -> None:
+    """Let OpenMP threads wait briefly and then sleep; call it before torch is imported.
+
+    By default they spin for milliseconds at every barrier. Alone on a machine that gains nothing measurable;
+    beside other busy processes each spinning thread takes the core its partner needs, and training was
+    seen to slow down tenfold. What the environment already says is kept.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 def matrix_peak(dtype: torch.dtype, device: torch.device | str = "cpu", seconds: float = 0.4) -> float:
     """The best FLOP/s of a few product shapes: a peak is what the machine can do when undisturbed.
 
