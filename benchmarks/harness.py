@@ -89,16 +89,20 @@ def report(
     runs: dict[str, list[Measurement]],
     **more: Any,
 ) -> dict[str, Any]:
-    """The object that `--json` prints last. The ratios are ours over those of the one named peer."""
-    other = peers[peer] if peer else None
+    """The object that `--json` prints last; `ratio` and `peak_memory_ratio` are those over the named peer."""
+    peers = {
+        name: one
+        | {"ratio": ours[rate] / one[rate], "peak_memory_ratio": ours["peak_memory"] / one["peak_memory"]}
+        for name, one in peers.items()
+    }
     return {
         "name": name,
         "work": work,
         "ours": ours,
         "peers": peers,
         "peer": peer,
-        "ratio": ours[rate] / other[rate] if other else None,
-        "peak_memory_ratio": ours["peak_memory"] / other["peak_memory"] if other else None,
+        "ratio": peers[peer]["ratio"] if peer else None,
+        "peak_memory_ratio": peers[peer]["peak_memory_ratio"] if peer else None,
         "runs": runs,
         **more,
         "machine": machine_summary(),

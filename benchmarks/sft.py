@@ -91,11 +91,11 @@ def work_for(options: argparse.Namespace, folder: Path) -> Work:
             f"--steps is {steps}, and the first {warm_up} of a run are warm-up; write {warm_up + 1} or more"
         )
     if not cuda:
-        return Work(options.model or "smollm2-135m", "cpu", 512, 8, 2, steps, warm_up, options.trained)
+        return Work(options.model or "smollm2-135m", "cpu", 512, 8, 1, steps, warm_up, options.trained)
     from benchmarks.random_model import write_random_llama
 
     model = options.model or write_random_llama(folder / "llama-1b-random")
-    return Work(model, "cuda", 4096, 8, 4, steps, warm_up, options.trained)
+    return Work(model, "cuda", 4096, 8, 1, steps, warm_up, options.trained)
 
 
 def describe(work: Work) -> str:
@@ -179,8 +179,6 @@ def print_table(result: dict[str, Any]) -> None:
     print("\nmedians")
     for name, one in ({"rung": result["ours"]} | result["peers"]).items():
         print(f"{name:15s} {cells(one)}   {one['share_of_matrix_peak']:.1%} of the bf16 matrix peak")
-    if result["peer"]:
-        print(
-            f"rung has {result['ratio']:.2f}x the tokens/s of {result['peer']} in "
-            f"{result['peak_memory_ratio']:.2f} of its peak memory"
-        )
+    for name, one in result["peers"].items():
+        print(f"rung has {one['ratio']:.2f}x the tokens/s of {name}", end="")
+        print(f" in {one['peak_memory_ratio']:.2f} of its peak memory")

@@ -19,7 +19,7 @@ from rung.models.hub import resolve
 from rung.run import Run
 
 PEERS_PYTHON = CHECKOUT / ".venv-peers" / "bin" / "python"
-LEARNING_RATE, BETAS = 1e-5, (0.9, 0.95)
+LEARNING_RATE, BETAS = 1e-4, (0.9, 0.95)
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
@@ -29,7 +29,7 @@ class Work:
     device: str
     length: int  # of a packed row
     rows_per_step: int
-    rows_at_once: int  # packed rows that hold as many tokens as one of rung's micro-batches
+    rows_at_once: int  # of a micro-batch with which the peer is fastest
     steps: int
     warm_up: int  # of them, not measured
     trained: Trained
@@ -38,7 +38,7 @@ class Work:
 def contestants(
     work: Work, rows: PackedRows, folder: Path, *, peers: bool
 ) -> dict[str, Callable[[], Measurement]]:
-    """rung as `rung sft` runs; TRL with rung's micro-batches, with whole steps, and as it comes."""
+    """rung as `rung sft` runs; TRL in its fastest setting, with whole steps at once, and as it comes."""
     ours: dict[str, Callable[[], Measurement]] = {"rung": partial(measure_rung, work, rows, folder)}
     if not peers:
         return ours

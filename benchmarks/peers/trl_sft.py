@@ -26,7 +26,8 @@ class Watch(TrainerCallback):
     """The time at the end of every step."""
 
     def __init__(self, cuda: bool):
-        self.cuda, self.ends = cuda, []
+        self.cuda = cuda
+        self.ends: list[float] = []
 
     def on_step_end(self, *arguments, **more):
         if self.cuda:

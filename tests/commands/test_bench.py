@@ -154,6 +154,7 @@ def test_report_divides_ours_by_the_named_peer():
     )
     assert set(made) == KEYS | {"extra"}
     assert (made["ratio"], made["peak_memory_ratio"]) == (4.0, 0.25)
+    assert made["peers"]["b"] == peers["b"] | {"ratio": 0.5, "peak_memory_ratio": 2.0}
     alone = harness.report("x", "w", ours, {}, peer=None, rate="tokens_per_second", runs={})
     assert (alone["ratio"], alone["peak_memory_ratio"]) == (None, None)
 
