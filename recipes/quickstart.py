@@ -36,7 +36,7 @@ from rung.rollouts.generate import Sampling, generate
 from rung.settings import Optimizer
 
 MODEL = "smollm2-135m"
-TASK = {"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 2}
+TASK = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}
 TRAIN, TEST = 1000, 200
 
 console = Console(highlight=False)
@@ -93,8 +93,8 @@ def measure(name: str, tasks: list[dict]) -> tuple[int, list[str]]:
         for task in tasks
     ]
     answers = []
-    for start in range(0, len(prompts), 100):
-        part = generate(model, prompts[start : start + 100], Sampling(96, 1.0, 1.0, stop_ids, seed=start))
+    for start in range(0, len(prompts), 200):
+        part = generate(model, prompts[start : start + 200], Sampling(56, 1.0, 1.0, stop_ids, seed=start))
         answers += [tokenizer.decode(ids, skip_special_tokens=True) for ids in part]
     return sum(map(graded, answers, tasks)), answers
 

@@ -66,6 +66,7 @@ class Masters:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
+        """Replace the masters' values, and the compute weights by their rounding."""
         for name, weight in self.weights.items():
             weight.copy_(tensors[name])
         self.publish()

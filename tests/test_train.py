@@ -126,6 +126,20 @@ def test_bf16_follows_fp32_through_float32_masters(tiny_folder, rows_file):
     assert torch.corrcoef(torch.stack([moved.flatten(), wanted.flatten()]))[0, 1] > 0.5
 
 
+def test_masters_start_from_the_stored_float32_weights(tiny_folder):
+    """Rounded masters would sit on bf16's grid, where small updates do nothing to the compute weights."""
+    from rung.models.folder import read_tensors
+    from rung.pipelines.setup import start_masters
+
+    state = State(load_model(tiny_folder, torch.bfloat16), SETTINGS)
+    start_masters(state, str(tiny_folder))
+    stored = read_tensors(tiny_folder)
+    for name, weight in state.masters.weights.items():
+        assert weight.equal(stored[name]), name
+        assert state.masters.compute[name].equal(stored[name].bfloat16()), name
+    assert any(not w.equal(w.bfloat16().float()) for w in state.masters.weights.values())
+
+
 def test_lora_trains_only_the_adapter(tiny_folder, rows_file):
     model = load_model(tiny_folder)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}

@@ -24,6 +24,7 @@ from rung.models.hub import load_tokenizer, resolve
 from rung.models.load import load_model
 from rung.models.lora import add_adapter, save_adapter
 from rung.settings import Lora
+from rung.train import State
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -60,6 +61,18 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     native = {"avx512_bf16", "amx_bf16"} & set(cpu_features())
     return torch.bfloat16 if native else torch.float32
+
+
+def start_masters(state: State, name: str) -> None:
+    """Give the float32 masters the checkpoint's own values, not those that bf16 rounded.
+
+    A master that starts on bf16's grid needs many small steps before its compute weight moves at all; one
+    that starts where the checkpoint left it is anywhere between two grid points, so some weights move at
+    every step and the rounding is fair on average.
+    """
+    stored = read_tensors(resolve(name))
+    if state.masters.weights.keys() <= stored.keys():  # not for adapters, which start in float32
+        state.masters.load(stored)
 
 
 def load_subject(

@@ -25,7 +25,7 @@ from rung.models.hub import load_tokenizer, resolve
 from rung.models.lora import load_adapter
 from rung.models.policy import neftune, score
 from rung.pipelines.observe import Observer, observing
-from rung.pipelines.setup import Subject, load_subject
+from rung.pipelines.setup import Subject, load_subject, start_masters
 from rung.publish import sweep
 from rung.run import Run
 from rung.sources.demonstrations import DemonstrationSource
@@ -85,7 +85,9 @@ def _train(
     if latest is not None and settings.lora.rank:
         load_adapter(subject.model, latest)
     state = State(subject.model, settings.optimizer, fp16=subject.dtype == torch.float16)
-    if latest is not None:
+    if latest is None:
+        start_masters(state, settings.model)
+    else:
         load_checkpoint(run, state)
         if dist.rank() == 0:
             sweep(run.path / "checkpoints")
