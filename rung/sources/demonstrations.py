@@ -78,7 +78,7 @@ class DemonstrationSource:
         return self._orders[epoch]
 
     def _row(self, index: int) -> int:
-        epoch, place = divmod(index, self.per_epoch) if hasattr(self, "per_epoch") else (0, index)
+        epoch, place = divmod(index, self.per_epoch)
         return int(self._order(epoch)[place])
 
     def _start(self, step: int) -> int:
