@@ -24,16 +24,15 @@ import reasoning_gym
 import torch
 from rich.console import Console
 
-from rung.commands.sft import Sft
-from rung.commands.sft import main as sft
 from rung.data.tokens import token_policy
 from rung.eval.intervals import wilson
 from rung.models.folder import read_generation_config
 from rung.models.hub import load_tokenizer, resolve
 from rung.models.load import load_model
 from rung.pipelines.setup import choose_device, choose_dtype
+from rung.pipelines.sft import sft
 from rung.rollouts.generate import Sampling, generate
-from rung.settings import Optimizer
+from rung.settings import Optimizer, Sft
 
 MODEL = "smollm2-135m"
 TASK = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rung.errors import UserError
+from rung.schema import method_settings
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,65 @@ class Optimizer:
     """Largest gradient norm; 0 does not clip."""
     average: float = 0.0
     """Decay of an exponential moving average of the weights, saved beside them; 0 keeps none."""
+
+
+Nll = method_settings("rung.methods.nll", "nll")
+
+
+@dataclass(frozen=True)
+class Sft:
+    """Supervised fine-tuning: raise the probability of what the demonstrations say."""
+
+    data: tuple[str, ...] = ()
+    """Files, folders or hub ids of rows; FILE:WEIGHT mixes by weight."""
+    model: str = "smollm2-135m"
+    """A known name, a Hugging Face id, a local folder, a run folder or a .gguf file."""
+    out: str = ""
+    """The run folder; by default a new one under runs/."""
+    resume: str = ""
+    """Continue this run folder from its latest checkpoint, with the settings it was started with."""
+    eval_data: tuple[str, ...] = ()
+    """Held-out rows for the validation loss."""
+    eval_share: float = 0.0
+    """Hold out this share of the data instead."""
+    eval_every: int = 0
+    """Steps between validations; one always follows the last step."""
+    max_length: int = 1024
+    """Longest document in tokens."""
+    overlong: Literal["drop", "truncate"] = "drop"
+    """What happens to longer documents; dropped ones are counted."""
+    history_thinking: Literal["template", "keep", "strip"] = "template"
+    """Whether thinking in earlier turns stays: as the chat template does, always, or never."""
+    epochs: float = 1.0
+    """Passes over the data."""
+    steps: int | None = None
+    """Optimizer steps; overrides epochs."""
+    step_tokens: int = 4096
+    """Tokens of an optimizer step, over all micro-batches and ranks."""
+    step_documents: int | None = None
+    """Documents of an optimizer step; overrides step_tokens."""
+    micro_tokens: int | None = None
+    """Tokens that go through the model at once; changes memory and speed, never the gradient."""
+    packing: bool = True
+    """Fill micro-batches with several documents; off, each holds one."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Type of the compute weights; auto is bf16 where the machine multiplies it natively, else fp32."""
+    head_float32: bool = False
+    """Form the logits of a bf16 or fp16 model in float32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes the first GPU."""
+    recompute: bool = False
+    """Recompute activations in backward (activation checkpointing): less memory, a third more work."""
+    neftune: float = 0.0
+    """Size of uniform noise on the embeddings while training (NEFTune); 5 is common."""
+    seed: int = 0
+    """Order of the rows and everything random."""
+    save_every: int = 0
+    """Steps between checkpoints; one always follows the last step."""
+    keep: int = 2
+    """Checkpoints kept; 0 keeps all."""
+    trackers: tuple[Literal["none", "tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+    """Where metrics go besides the run folder."""
+    method: Nll = field(default_factory=Nll)  # type: ignore[valid-type]
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    lora: Lora = field(default_factory=Lora)

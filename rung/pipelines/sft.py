@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -28,12 +28,10 @@ from rung.pipelines.observe import Observer, observing
 from rung.pipelines.setup import Subject, load_subject, start_masters
 from rung.publish import sweep
 from rung.run import Run
+from rung.settings import Sft
 from rung.sources.demonstrations import DemonstrationSource
 from rung.trackers import require
 from rung.train import Method, Metrics, Scorer, State, train
-
-if TYPE_CHECKING:
-    from rung.commands.sft import Sft
 
 console = Console(stderr=True)
 
