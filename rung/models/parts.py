@@ -67,7 +67,11 @@ class Router(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Each token's output is the weighted sum of its k experts; every expert sees only its own tokens."""
+    """Each token's output is the weighted sum of its k experts; every expert sees only its own tokens.
+
+    How many those are depends on the whole micro-batch, and the rounding of a matrix product on its shape: a
+    document's neighbours can move its last bits, and nothing more. Dense models do not have that.
+    """
 
     def __init__(self, config: DecoderConfig, experts: Experts):
         super().__init__()
