@@ -52,6 +52,9 @@ def sft(settings: Sft) -> Path:
         seed=settings.seed,
         start=str(latest or ""),
     )
+    if latest is not None and settings.lora.rank:
+        load_adapter(subject.model, latest)
+    state = State(subject.model, settings.optimizer, fp16=subject.dtype == torch.float16)
     source = _source(settings, data, subject)
     steps = settings.steps or source.steps()
     method = partial(nll, **to_dict(settings.method))
@@ -74,15 +77,22 @@ def sft(settings: Sft) -> Path:
             f"{run.path} was started on data with digest {run.config()['data_digest'][:12]}, and the same files now "
             f"give {data.digest[:12]}. Put the old rows back, or start a new run from its checkpoint with --model {latest}."
         )
-    return _train(run, settings, subject, source, held_out, steps, method, scorer, config, latest)
+    return _train(run, settings, subject, state, source, held_out, steps, method, scorer, config, latest)
 
 
 def _train(
-    run: Run, settings: Sft, subject: Subject, source, held_out, steps, method, scorer, config, latest
+    run: Run,
+    settings: Sft,
+    subject: Subject,
+    state: State,
+    source,
+    held_out,
+    steps,
+    method,
+    scorer,
+    config,
+    latest,
 ) -> Path:
-    if latest is not None and settings.lora.rank:
-        load_adapter(subject.model, latest)
-    state = State(subject.model, settings.optimizer, fp16=subject.dtype == torch.float16)
     if latest is None:
         start_masters(state, settings.model)
     else:
