@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from rung.errors import UserError
 from rung.publish import publish
 from rung.run import Run
 from rung.train import State
@@ -51,13 +50,8 @@ def save_checkpoint(run: Run, state: State, write_model: WriteModel, *, keep: in
     return path
 
 
-def load_checkpoint(run: Run, state: State) -> Path:
-    """Bring a freshly built State to the run's latest checkpoint; its model must hold the weights there."""
-    path = run.latest()
-    if path is None:
-        raise UserError(
-            f"{run.path} has no checkpoint to resume from: it ended before the first. Start it anew with --out."
-        )
+def load_checkpoint(path: Path, state: State) -> None:
+    """Bring a freshly built State to a checkpoint; its model must hold the weights there."""
     trainer = path / "trainer"
     rest: dict[str, Any] = json.loads((trainer / "state.json").read_text())
     if (trainer / "masters.safetensors").exists():
@@ -67,7 +61,6 @@ def load_checkpoint(run: Run, state: State) -> Path:
     state.stepper.load(torch.load(trainer / "optimizer.pt", weights_only=True))
     state.scale.load(rest["scale"])
     state.step, state.tokens = rest["step"], rest["tokens"]
-    return path
 
 
 def prune(run: Run, keep: int) -> None:

@@ -3,8 +3,8 @@
 A document's rows are attended on their own, so what stands in another document cannot reach them, not
 even through rounding. On CUDA in half precision all documents go through one variable-length flash
 kernel. Elsewhere `BlockCausal` computes them in blocks of queries, keeps nothing but its inputs, and
-skips the half of the square that causality forbids; on a CPU that is about twice as fast as PyTorch's
-fused attention on the documents of a few hundred tokens that fine-tuning is made of.
+skips the half of the square that causality forbids; on one CPU core, forward and backward, it took 0.6 of
+the time of PyTorch's fused attention in bf16 for documents of 64, 128 and 512 tokens, 0.8 for 256.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _train(
     if latest is None:
         start_masters(state, settings.model)
     else:
-        load_checkpoint(run, state)
+        load_checkpoint(latest, state)
         if dist.rank() == 0:
             sweep(run.path / "checkpoints")
             run.rewind(state.step)
@@ -201,7 +201,6 @@ def _split(data: Demonstrations, share: float, seed: int) -> tuple[Demonstration
 
 
 def _source(settings: Sft, data: Demonstrations, subject: Subject) -> DemonstrationSource:
-    default = 16384 if subject.device.type == "cuda" else 1024
     return DemonstrationSource(
         data.examples,
         data.sizes,
@@ -210,11 +209,16 @@ def _source(settings: Sft, data: Demonstrations, subject: Subject) -> Demonstrat
         epochs=None if settings.steps else settings.epochs,
         step_tokens=settings.step_tokens,
         step_documents=settings.step_documents,
-        micro_tokens=settings.micro_tokens or max(settings.max_length, default),
+        micro_tokens=_micro_tokens(settings, subject),
         packing=settings.packing,
         rank=dist.rank(),
         world=dist.world(),
     )
+
+
+def _micro_tokens(settings: Sft, subject: Subject) -> int:
+    """What goes through the model at once: as asked, else what keeps the device busy, and any one document."""
+    return settings.micro_tokens or max(settings.max_length, 16384 if subject.device.type == "cuda" else 1024)
 
 
 def _score(model, settings: Sft, batch: Batch) -> TokenScores:
@@ -230,7 +234,7 @@ def _score(model, settings: Sft, batch: Batch) -> TokenScores:
 def _evaluate(subject: Subject, held_out: list[Example], method: Method, settings: Sft) -> Metrics:
     """The method's loss on the held-out documents, dropout and noise off."""
     began = time.perf_counter()
-    micro = settings.micro_tokens or max(settings.max_length, 1024)
+    micro = _micro_tokens(settings, subject)
     source = DemonstrationSource(
         held_out, [len(held_out)], None, epochs=1, step_tokens=1 << 60, micro_tokens=micro
     )
