@@ -1,4 +1,4 @@
-"""The vocabulary every room speaks: Example, Pair, Feedback, Batch, TokenScores, Loss.
+"""The vocabulary every room speaks: Example, Pair, Feedback, Rollout, Batch, TokenScores, Loss.
 
 Legend of shape suffixes. A tensor's name ends in its axes, so `trained_N` has one entry per token:
 
@@ -13,13 +13,23 @@ Legend of shape suffixes. A tensor's name ends in its axes, so `trained_N` has o
 A mask is boolean and 1 means trained. `trained_N[t]` speaks of token t itself, as a target; the shift
 between a token and the position that predicts it happens in one function, `prediction_sites`, and
 nowhere else. Documents never see each other: `Batch.lengths` is the boundary every attention honours.
+
+Besides its ids a document may carry columns, one float32 number per token, for methods that know more of a
+token than its name:
+
+    advantage           credit of the token; positive makes it likelier
+    sampler_logprob     log-prob the sampler drew the token with
+    old_logprob         log-prob under the policy at the start of the round of updates
+    reference_logprob   log-prob under the frozen reference
+    weight              a factor on the token's loss; 0 leaves it out
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +43,7 @@ class Example:
     token_ids: np.ndarray  # int32 [T]
     trained: np.ndarray  # bool  [T]
     origin: str  # "file.jsonl:12", for errors and inspection
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 [T]
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -55,6 +66,31 @@ class Feedback:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """One trajectory: the prompt, then every token that followed, and who wrote it.
+
+    Text is a view; nothing is ever tokenised again. What an environment wrote (a tool's answer, a user's
+    turn) has `by_model` False, zeros for log-probs, and never carries a gradient.
+    """
+
+    task: str  # names the task for ever: "chain_sum:17"
+    group: int  # rollouts of one prompt in one round share it
+    prompt_ids: np.ndarray  # int32 [P]
+    token_ids: np.ndarray  # int32 [T], everything after the prompt
+    by_model: np.ndarray  # bool [T]
+    sampler_logprob: np.ndarray  # float32 [T], under the distribution the token was drawn from
+    policy_logprob: np.ndarray  # float32 [T], under the model itself: temperature 1, nothing cut
+    entropy: np.ndarray  # float32 [T], nats, of the model's own distribution there
+    version: np.ndarray  # int32 [T], how many updates the weights that wrote it had seen
+    finish: Literal["stop", "length", "abort"]
+    digest: str = ""  # of the weights that wrote the last token
+    text: str = ""  # the model's last turn, decoded for graders and readers
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
 class Batch:
     """A micro-batch: documents laid end to end. Example with two documents of 3 and 2 tokens:
 
@@ -64,6 +100,16 @@ class Batch:
         lengths      (3, 2)
 
     The sites that predict are b (for c) and x (for y); nothing predicts across the bar.
+
+    Documents that begin alike may share their beginning: `a b c d` and `a b e` as a trunk and two branches.
+
+        token_ids_N  a b | c d | e
+        positions_N  0 1 | 2 3 | 2
+        lengths      (2, 2, 1)
+        parents      (-1, 0, 0)
+
+    A branch sees its whole parent and itself, so each is scored as if it stood alone, and b predicts both c
+    and e. `pairs` names the documents of each (preferred, other) pair.
     """
 
     token_ids_N: Tensor
@@ -71,44 +117,96 @@ class Batch:
     trained_N: Tensor
     lengths: tuple[int, ...]
     origins: tuple[str, ...]
+    parents: tuple[int, ...] = ()  # () means that no document continues another
+    pairs: tuple[tuple[int, int], ...] = ()
+    columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> float32 [N]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def column(self, name: str) -> Tensor:
+        """A column at the trained tokens, `[M]`, in the order of TokenScores."""
+        if name not in self.columns:
+            raise KeyError(
+                f"this batch has no column {name!r}, which the method reads; its source gives {sorted(self.columns)}"
+            )
+        return self.columns[name][prediction_sites(self)[1]]
+
     def to(self, device) -> Batch:
-        return Batch(
-            self.token_ids_N.to(device),
-            self.positions_N.to(device),
-            self.trained_N.to(device),
-            self.lengths,
-            self.origins,
+        return replace(
+            self,
+            token_ids_N=self.token_ids_N.to(device),
+            positions_N=self.positions_N.to(device),
+            trained_N=self.trained_N.to(device),
+            columns={name: column.to(device) for name, column in self.columns.items()},
         )
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Lay documents end to end. The first token of a document has no predecessor and is never a target."""
+def collate(examples: Sequence[Example], groups: Sequence[int] | None = None) -> Batch:
+    """Lay documents end to end. The first token of a document has no predecessor and is never a target.
+
+    `groups` are sizes of runs of consecutive examples whose common untrained beginning is laid down once, as
+    a trunk they branch from: the same scores for less work. `collate([a, b, c], [2, 1])` shares what a and b
+    have in common. Documents keep their order; a trunk comes just before its branches.
+    """
     import numpy as np
     import torch
 
+    pieces: list[tuple[Example, int, int, int]] = []  # example, from, to, index of the piece it continues
+    members = iter(examples)
+    for size in groups if groups is not None else [1] * len(examples):
+        group = [next(members) for _ in range(size)]
+        shared = _common_prefix(group) if size > 1 else 0
+        trunk = len(pieces) if shared else -1
+        if shared:
+            pieces.append((group[0], 0, shared, -1))
+        pieces += [(example, shared, len(example), trunk) for example in group]
+    if next(members, None) is not None:
+        raise ValueError(f"groups {groups} name fewer documents than the {len(examples)} given")
+
+    def joined(column: Callable[[Example], np.ndarray]) -> np.ndarray:
+        return np.concatenate([column(example)[start:stop] for example, start, stop, _ in pieces])
+
+    names = sorted({name for example in examples for name in example.columns})
     return Batch(
-        token_ids_N=torch.from_numpy(np.concatenate([e.token_ids for e in examples]).astype(np.int64)),
-        positions_N=torch.cat([torch.arange(len(e)) for e in examples]),
-        trained_N=torch.from_numpy(
-            np.concatenate([e.trained & (np.arange(len(e)) > 0) for e in examples]).astype(bool)
-        ),
-        lengths=tuple(len(e) for e in examples),
-        origins=tuple(e.origin for e in examples),
+        token_ids_N=torch.from_numpy(joined(lambda e: e.token_ids).astype(np.int64)),
+        positions_N=torch.cat([torch.arange(start, stop) for _, start, stop, _ in pieces]),
+        trained_N=torch.from_numpy(joined(lambda e: e.trained & (np.arange(len(e)) > 0)).astype(bool)),
+        lengths=tuple(stop - start for _, start, stop, _ in pieces),
+        origins=tuple(example.origin for example, *_ in pieces),
+        parents=tuple(parent for *_, parent in pieces) if any(p >= 0 for *_, p in pieces) else (),
+        columns={n: torch.from_numpy(joined(lambda e, n=n: e.columns[n]).astype(np.float32)) for n in names},
     )
+
+
+def _common_prefix(group: Sequence[Example]) -> int:
+    """How many leading tokens all have in common, none of them trained and none the last of a document."""
+    import numpy as np
+
+    most = min(len(example) for example in group) - 1
+    same = np.ones(max(most, 0), dtype=bool)
+    for example in group:
+        same &= (example.token_ids[:most] == group[0].token_ids[:most]) & ~example.trained[:most]
+    return int(most if same.all() else same.argmin()) if most > 0 else 0
 
 
 def prediction_sites(batch: Batch) -> tuple[Tensor, Tensor]:
     """The one token shift: `(sites_M, tokens_M)`, the hidden state at `sites_M[i]` predicts `tokens_M[i]`.
 
-    Token t of a document is predicted at t - 1. A document's first token has position 0 and no site, so a
-    boundary is never crossed whatever the mask says.
+    Token t of a document is predicted at t - 1; the first of a branch at the last token of its trunk. A
+    document's first token has position 0 and no site, so a boundary is never crossed whatever the mask says.
     """
     tokens_M = (batch.trained_N & (batch.positions_N > 0)).nonzero().squeeze(1)
-    return tokens_M - 1, tokens_M
+    if not batch.parents:
+        return tokens_M - 1, tokens_M
+    import torch
+
+    before_N = torch.arange(len(batch.token_ids_N), device=tokens_M.device) - 1
+    starts = [0, *accumulate(batch.lengths)]
+    for index, parent in enumerate(batch.parents):
+        if parent >= 0:
+            before_N[starts[index]] = starts[parent + 1] - 1
+    return before_N[tokens_M], tokens_M
 
 
 @dataclass(frozen=True)

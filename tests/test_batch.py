@@ -1,6 +1,7 @@
 """Documents end to end and the one token shift: no target crosses a boundary or is lost."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +78,45 @@ def test_the_shift_is_what_each_document_says_alone(rows):
     assert all(0 <= site < start for site, _ in expected)
     assert batch.token_ids_N.tolist() == [t for row in rows for t, _ in row]
     assert batch.to("cpu").lengths == tuple(len(row) for row in rows)
+
+
+def test_branches_share_the_untrained_beginning_and_its_last_token_predicts_each_of_them():
+    rows = [
+        example([1, 2, 3, 4], [0, 0, 1, 1], "a"),
+        example([1, 2, 5], [0, 0, 1], "b"),
+        example([9, 8], [0, 1], "c"),
+    ]
+    batch = collate(rows, [2, 1])
+    assert batch.token_ids_N.tolist() == [1, 2, 3, 4, 5, 9, 8]
+    assert batch.positions_N.tolist() == [0, 1, 2, 3, 2, 0, 1]
+    assert (batch.lengths, batch.parents) == ((2, 2, 1, 2), (-1, 0, 0, -1))
+    assert batch.origins == ("a", "a", "b", "c")
+    assert sites(batch) == [[1, 2, 1, 5], [2, 3, 4, 6]]
+
+
+def test_a_shared_beginning_ends_before_a_trained_token_and_leaves_every_branch_a_token():
+    alike = [example([1, 2, 3], [0, 1, 1]), example([1, 2, 3], [0, 1, 1])]
+    assert collate(alike, [2]).lengths == (1, 2, 2)
+    untrained = [example([1, 2], [0, 0]), example([1, 2, 3], [0, 0, 1])]
+    assert collate(untrained, [2]).lengths == (1, 1, 2)
+    assert collate([example([1, 2], [0, 1]), example([3, 2], [0, 1])], [2]).parents == ()
+
+
+def test_columns_follow_their_tokens_into_trunk_and_branches():
+    def row(ids, trained, values):
+        return Example(
+            np.array(ids, np.int32), np.array(trained, bool), "r", {"advantage": np.array(values, np.float32)}
+        )
+
+    batch = collate(
+        [row([1, 2, 3], [0, 0, 1], [0, 0, 0.5]), row([1, 2, 4, 5], [0, 0, 1, 1], [0, 0, -1, 2])], [2]
+    )
+    assert batch.columns["advantage"].tolist() == [0, 0, 0.5, -1, 2]
+    assert batch.column("advantage").tolist() == [0.5, -1, 2]
+    with pytest.raises(KeyError, match="old_logprob"):
+        batch.column("old_logprob")
+
+
+def test_groups_must_name_every_document():
+    with pytest.raises(ValueError, match="fewer"):
+        collate([example([1, 2], [0, 1])] * 3, [2])

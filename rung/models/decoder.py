@@ -37,13 +37,14 @@ class Attend(Protocol):
 
 @dataclass(frozen=True)
 class Documents:
-    """Every token sees its own document up to itself."""
+    """Every token sees its own document up to itself, and the whole document that one continues."""
 
     lengths: tuple[int, ...]
+    parents: tuple[int, ...] = ()
 
     def __call__(self, layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap) -> Tensor:
         return packed_attention(
-            q_NHd, k_NKd, v_NKd, self.lengths, scale=scale, window=window, softcap=softcap
+            q_NHd, k_NKd, v_NKd, self.lengths, self.parents, scale=scale, window=window, softcap=softcap
         )
 
 

@@ -90,6 +90,8 @@ class TransformersDecoder(nn.Module):
     ) -> Hidden:
         if not isinstance(attend, Documents):
             raise TypeError("the transformers fallback has no key-value cache; pass Documents(lengths)")
+        if attend.parents:
+            raise TypeError("the transformers fallback cannot branch documents; collate without groups")
         lengths_B = torch.tensor(attend.lengths, device=token_ids_N.device)
         real_BT = torch.arange(int(lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]
         embedded_ND = self.inner.get_input_embeddings()(token_ids_N)

@@ -35,7 +35,7 @@ def score(
     `mean_over` is a hint, never a promise: a caller whose loss will be the mean of these log-probs over
     tokens or sequences saves one matrix product by saying so (see `linear_logprob`).
     """
-    hidden = model(batch.token_ids_N, batch.positions_N, Documents(batch.lengths), perturb)
+    hidden = model(batch.token_ids_N, batch.positions_N, Documents(batch.lengths, batch.parents), perturb)
     sites_M, tokens_M = prediction_sites(batch)
     lengths_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device)
     document_N = torch.repeat_interleave(torch.arange(len(batch), device=lengths_B.device), lengths_B)

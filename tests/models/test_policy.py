@@ -162,3 +162,39 @@ def test_probabilities_of_all_tokens_add_up_to_one(decoder):
     rows = [Example(np.array([*prompt, v], np.int32), np.arange(7) == 6, "row") for v in range(VOCABULARY)]
     total = score(decoder, collate(rows)).logprob_M.exp().sum().item()
     assert math.isclose(total, 1.0, rel_tol=1e-5)
+
+
+def branching(columns=None):
+    """Two groups that begin alike and one document alone; one trunk is longer than a block of queries."""
+
+    def row(start, length, prefix, seed):
+        ids = torch.cat([tokens(prefix, 50 + prefix), tokens(length - prefix, seed)])
+        return Example(ids.numpy().astype(np.int32), np.arange(length) >= start, f"row {seed}")
+
+    first = [row(12, n, 12, seed) for seed, n in enumerate((40, 13, 90))]
+    second = [row(70, n, 70, seed + 10) for seed, n in enumerate((75, 140))]
+    return [*first, *second, row(3, 20, 3, 30)], [3, 2, 1]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2 hard caps"])
+def test_branches_from_a_shared_trunk_score_and_learn_as_documents_of_their_own(family, tmp_path):
+    """One prompt forward for a group: same log-probs and same gradients, for less work."""
+    decoder = opened(reference(family), tmp_path).double()
+    rows, groups = branching()
+    outcomes = []
+    for batch in (collate(rows), collate(rows, groups)):
+        decoder.zero_grad()
+        scores = score(decoder, batch)
+        (
+            scores.logprob_M * torch.linspace(-1, 1, len(scores.logprob_M), dtype=torch.float64)
+        ).sum().backward()
+        outcomes.append(
+            (scores.logprob_M.detach(), {n: p.grad.clone() for n, p in decoder.named_parameters()})
+        )
+    apart, shared = outcomes
+    assert len(collate(rows, groups).token_ids_N) == len(collate(rows).token_ids_N) - 2 * 12 - 70
+    torch.testing.assert_close(shared[0], apart[0], rtol=1e-5, atol=1e-6)
+    for name, gradient in apart[1].items():
+        torch.testing.assert_close(
+            shared[1][name], gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max()) + 1e-9, msg=name
+        )

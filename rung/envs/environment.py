@@ -1,0 +1,40 @@
+"""An environment: tasks, how an attempt at one is graded, and what the world answers between turns.
+
+A single-turn environment has tasks and a reward. A multi-turn one also has `reply`: given the whole
+conversation so far it returns the messages of the world (a tool's result, a user's next turn), or None when
+the episode is over. Tasks are a sequence, so a task's index names it and a resumed run finds it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rung.rewards.score import Reward
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to solve. `key` names it for ever, whatever is sampled around it."""
+
+    key: str  # "chain_sum:17"
+    messages: tuple[Mapping[str, Any], ...]  # the prompt
+    reference: Any = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`train` and `test` are disjoint. `tools` are JSON schemas, passed through the chat template."""
+
+    name: str
+    train: Sequence[Task]
+    test: Sequence[Task]
+    reward: Reward
+    tools: tuple[Mapping[str, Any], ...] = ()
+    reply: Callable[[Task, Messages], Messages | None] | None = None  # None: one turn
+    max_turns: int = 1  # turns of the model
