@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
@@ -175,8 +176,12 @@ def collate(examples: Sequence[Example], groups: Sequence[int] | None = None) ->
         lengths=tuple(stop - start for _, start, stop, _ in pieces),
         origins=tuple(example.origin for example, *_ in pieces),
         parents=tuple(parent for *_, parent in pieces) if any(p >= 0 for *_, p in pieces) else (),
-        columns={n: torch.from_numpy(joined(lambda e, n=n: e.columns[n]).astype(np.float32)) for n in names},
+        columns={n: torch.from_numpy(joined(partial(_column, n)).astype(np.float32)) for n in names},
     )
+
+
+def _column(name: str, example: Example) -> np.ndarray:
+    return example.columns[name]
 
 
 def _common_prefix(group: Sequence[Example]) -> int:

@@ -17,9 +17,9 @@ ROOMS = {
         ["errors", "batch", "settings", "schema", "keys", "config", "metrics", "run", "progress"], 0
     ),
     **dict.fromkeys(["trackers", "publish", "machine", "memory", "interrupt", "dist"], 0),
-    **dict.fromkeys(["kernels", "methods", "advantages", "rewards", "merge", "optimizer"], 1),
-    **dict.fromkeys(["data", "models", "sandbox", "envs"], 2),
-    **dict.fromkeys(["rollouts", "train"], 3),
+    **dict.fromkeys(["kernels", "methods", "advantages", "merge", "optimizer", "sandbox"], 1),
+    **dict.fromkeys(["data", "models", "rewards"], 2),
+    **dict.fromkeys(["rollouts", "train", "envs"], 3),
     **dict.fromkeys(["checkpoint", "sources", "eval", "diagnose"], 4),
     **dict.fromkeys(["pipelines", "studies", "studio", "quickstart"], 5),
     **dict.fromkeys(["commands"], 6),
