@@ -39,6 +39,22 @@ METRICS: dict[str, Metric] = {
     "trained_tokens": Metric("tokens of the step that carried loss", "tokens", low=1),
     "step_tokens": Metric("tokens of the step, trained or not", "tokens", low=1),
     "supervised_share": Metric("trained tokens over all tokens of the step", "share", low=0.01, high=1),
+    # what a round of rollouts was like
+    "reward": Metric("mean reward of the attempts that got a score", "", better="higher"),
+    "reward/": Metric("mean of this part of the reward", "", better="higher"),
+    "reward_std": Metric("spread of rewards within a group, mean over groups", "", low=1e-6),
+    "reward_failures": Metric("attempts whose grader failed", "share", low=0, high=0.05, better="lower"),
+    "reward_abstains": Metric(
+        "attempts whose grader could not tell", "share", low=0, high=0.5, better="lower"
+    ),
+    "solved_groups": Metric("groups whose every attempt got full reward", "share", low=0, high=0.9),
+    "dead_groups": Metric("groups without two different rewards: no gradient", "share", 0, 0.7, "lower"),
+    "response_length": Metric("mean tokens the model wrote in an attempt", "tokens", low=1),
+    "response_length_max": Metric("tokens of the longest attempt", "tokens", low=1),
+    "truncated_share": Metric("attempts cut off by the token limit", "share", 0, 0.5, "lower"),
+    "repetition": Metric("4-grams of an attempt that occurred in it before", "share", 0, 0.3, "lower"),
+    "rollout_entropy": Metric("mean entropy of the policy at its own tokens", "nats", low=0.01, high=12),
+    "heldout_score": Metric("mean score of a verifier that is not the reward", "", better="higher"),
     # mixture of experts
     "router_balance": Metric(
         "load balancing; the chosen experts per token if even", low=0.9, high=16, better="lower"
@@ -58,9 +74,15 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def metric_of(name: str) -> Metric | None:
+    """What a name means. A family is one line that ends in a slash: `reward/` stands for `reward/format`."""
+    family, slash, member = name.partition("/")
+    return METRICS.get(family + slash if member else name)
+
+
 def out_of_range(name: str, value: float) -> str:
     """What is unhealthy about a value, in words; empty if nothing is, or if the name has no range."""
-    metric = METRICS.get(name)
+    metric = metric_of(name)
     if metric is None:
         return ""
     if value != value:

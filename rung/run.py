@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rung.errors import UserError
-from rung.metrics import METRICS
+from rung.metrics import METRICS, metric_of
 
 __all__ = ["METRICS", "Run", "write_atomically"]
 
@@ -88,7 +88,7 @@ class Run:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one row. Infinite and undefined numbers are written as text, since JSON has none."""
-        unknown = [name for name in metrics if name not in METRICS]
+        unknown = [name for name in metrics if metric_of(name) is None]
         if unknown:
             raise KeyError(f"not in the table of metrics (rung/metrics.py): {', '.join(unknown)}")
         row = {"step": step, "time": round(time.time(), 3)} | {k: encode(v) for k, v in metrics.items()}

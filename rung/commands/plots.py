@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.errors import UserError
-from rung.metrics import METRICS
+from rung.metrics import metric_of
 from rung.run import Run
 
 COLOURS = ("#2a6fbb", "#d9730d", "#3a8f4d", "#b83a6b", "#7256b8", "#8a6a3b", "#3d9ca8", "#6b6b6b")
@@ -83,7 +83,7 @@ def draw_panel(axis: Any, name: str, rows: dict[str, list[dict[str, float]]]) ->
 
 
 def style(axis: Any, name: str, values: Sequence[float]) -> None:
-    metric = METRICS.get(name)
+    metric = metric_of(name)
     unit = f" ({metric.unit})" if metric and metric.unit else ""
     axis.set_title(name + unit, loc="left", fontsize=10, color=INK, fontweight="bold", pad=17)
     if metric:

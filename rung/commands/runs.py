@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from rung.errors import UserError
-from rung.metrics import METRICS, out_of_range
+from rung.metrics import METRICS, metric_of, out_of_range
 from rung.run import Run
 from rung.trackers import flat
 
@@ -150,7 +150,7 @@ def metric_table(rows: list[dict[str, Any]]) -> Any:
     table.add_column("unit", no_wrap=True, style="dim")
     table.add_column("meaning")
     for name in names(rows):
-        metric, values = METRICS.get(name), [row[name] for row in rows if name in row]
+        metric, values = metric_of(name), [row[name] for row in rows if name in row]
         best = {"lower": min, "higher": max}.get(metric.better if metric else "")
         wrong = out_of_range(name, values[-1])
         table.add_row(
@@ -184,7 +184,8 @@ def compare(settings: RunsCompare) -> int:
     all_rows = [run.metrics() for run in runs]
     table.add_row("steps", *(str(last(rows, "step", "-")) for rows in all_rows))
     for name in names([row for rows in all_rows for row in rows]):
-        noisy = METRICS[name].machine and name != "memory" if name in METRICS else False
+        metric = metric_of(name)
+        noisy = metric is not None and metric.machine and name != "memory"
         results = [median(rows, name) if noisy else last(rows, name) for rows in all_rows]
         table.add_row(f"{name} [dim](median)[/]" if noisy else name, *mark_best(name, results))
     console().print(table)
@@ -198,7 +199,8 @@ def shown(config: dict[str, Any], key: str) -> str:
 
 def mark_best(name: str, values: list[float | None]) -> list[str]:
     """The values as text, the best one bold where the metric has a better side."""
-    better = METRICS[name].better if name in METRICS else ""
+    metric = metric_of(name)
+    better = metric.better if metric else ""
     known = [value for value in values if value is not None and value == value]
     if not better or len(set(known)) < 2:
         return [number(value) for value in values]
@@ -229,8 +231,16 @@ def plot(settings: RunsPlot) -> int:
 def names(rows: list[dict[str, Any]]) -> list[str]:
     """The metrics that occur, in the order of the table."""
     present = {name for row in rows for name in row}
-    ordered = [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+    ordered = [
+        name for known in METRICS for name in ([known] if known in present else members(known, present))
+    ]
+    ordered += sorted(present - set(ordered))
     return [name for name in ordered if name not in HIDDEN]
+
+
+def members(family: str, present: set[str]) -> list[str]:
+    """The names of a family such as `reward/`, none for a plain metric."""
+    return sorted(name for name in present if family.endswith("/") and name.startswith(family))
 
 
 def last(rows: list[dict[str, Any]], name: str, otherwise: Any = None) -> Any:
