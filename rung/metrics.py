@@ -55,6 +55,22 @@ METRICS: dict[str, Metric] = {
     "repetition": Metric("4-grams of an attempt that occurred in it before", "share", 0, 0.3, "lower"),
     "rollout_entropy": Metric("mean entropy of the policy at its own tokens", "nats", low=0.01, high=12),
     "heldout_score": Metric("mean score of a verifier that is not the reward", "", better="higher"),
+    # policy gradients
+    "clipped_low": Metric("tokens the clip stopped from falling further", "share", low=0, high=0.5),
+    "clipped_high": Metric("tokens the clip stopped from rising further", "share", low=0, high=0.5),
+    "ratio_max": Metric("largest ratio of the policy to the one before the updates", low=0, high=100),
+    "reference_kl": Metric("KL from the policy to the reference (k3), per token", "nats", 0, 1),
+    "base_kl": Metric("KL from the base model to the policy, per token", "nats", 0, 1),
+    "decision_share": Metric("tokens that count as decisions", "share", low=0.001, high=0.2),
+    # the sampler against the trainer, at the same weights
+    "sampler_gap": Metric("size of log p(trainer) - log p(sampler), mean over tokens", "nats", 0, 0.05),
+    "sampler_gap_max": Metric("the same, of the worst token", "nats", 0, 2),
+    "sampler_kl": Metric("KL from sampler to trainer (k1), per token", "nats", -0.01, 0.02),
+    "sampler_kl3": Metric("KL from sampler to trainer (k3), per token", "nats", 0, 0.02),
+    "corrected_share": Metric("tokens whose correction was truncated or masked", "share", 0, 0.1),
+    "importance_mean": Metric("mean of policy / sampler; 1 in expectation", low=0.9, high=1.1),
+    "importance_square": Metric("mean square of policy / sampler", low=0.8, high=2),
+    "effective_share": Metric("effective sample size of policy / sampler over tokens", "share", 0.5, 1.0001),
     # mixture of experts
     "router_balance": Metric(
         "load balancing; the chosen experts per token if even", low=0.9, high=16, better="lower"
@@ -78,6 +94,13 @@ def metric_of(name: str) -> Metric | None:
     """What a name means. A family is one line that ends in a slash: `reward/` stands for `reward/format`."""
     family, slash, member = name.partition("/")
     return METRICS.get(family + slash if member else name)
+
+
+def derived(means: dict[str, float]) -> dict[str, float]:
+    """Numbers that follow from means over a whole step, and are no mean themselves."""
+    if not means.get("importance_square"):
+        return {}
+    return {"effective_share": means["importance_mean"] ** 2 / means["importance_square"]}
 
 
 def out_of_range(name: str, value: float) -> str:
