@@ -36,7 +36,7 @@ def packed_attention(
     """
     if q_NHd.is_cuda and softcap is None and q_NHd.dtype in (torch.bfloat16, torch.float16):
         return _varlen(q_NHd, k_NKd, v_NKd, lengths, parents, scale, window)
-    return BlockCausal.apply(q_NHd, k_NKd, v_NKd, _spans(lengths, parents), scale, window, softcap)
+    return BlockCausal.apply(q_NHd, k_NKd, v_NKd, document_spans(lengths, parents), scale, window, softcap)
 
 
 def _varlen(q_NHd, k_NKd, v_NKd, lengths, parents, scale, window) -> Tensor:
@@ -44,7 +44,7 @@ def _varlen(q_NHd, k_NKd, v_NKd, lengths, parents, scale, window) -> Tensor:
 
     device, key_lengths = q_NHd.device, lengths
     if parents:
-        spans = _spans(lengths, parents)
+        spans = document_spans(lengths, parents)
         seen = torch.cat([torch.cat([torch.arange(*trunk), torch.arange(*own)]) for own, trunk in spans])
         k_NKd, v_NKd = k_NKd[seen.to(device)], v_NKd[seen.to(device)]
         key_lengths = tuple(own[1] - own[0] + trunk[1] - trunk[0] for own, trunk in spans)
@@ -116,7 +116,7 @@ class BlockCausal(torch.autograd.Function):
         return dq_NHd, dk_NKd.to(k_NKd.dtype), dv_NKd.to(v_NKd.dtype), None, None, None, None
 
 
-def _spans(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[tuple[Span, Span]]:
+def document_spans(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[tuple[Span, Span]]:
     """`(own, trunk)` of each document as `(from, to)` among the N tokens; the trunk is empty if it has none."""
     ends = [0, *accumulate(lengths)]
     own = list(pairwise(ends))

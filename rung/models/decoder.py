@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rung.kernels.attention import packed_attention
+from rung.kernels import invariant
+from rung.kernels.attention import document_spans, packed_attention
 from rung.kernels.elementwise import rotate
+from rung.kernels.linear import Linear, multiply
 from rung.models.config import DecoderConfig, Rope
 from rung.models.parts import MLP, DyT, MixtureOfExperts, RMSNorm
 from rung.models.rope import inverse_frequencies, rotation
@@ -41,11 +43,31 @@ class Documents:
 
     lengths: tuple[int, ...]
     parents: tuple[int, ...] = ()
+    invariant: bool = False  # to the bit the same whatever else is in the batch (kernels/invariant.py)
 
     def __call__(self, layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap) -> Tensor:
-        return packed_attention(
+        attention = document_by_document if self.invariant else packed_attention
+        return attention(
             q_NHd, k_NKd, v_NKd, self.lengths, self.parents, scale=scale, window=window, softcap=softcap
         )
+
+
+def document_by_document(q_NHd, k_NKd, v_NKd, lengths, parents, *, scale, window, softcap) -> Tensor:
+    parts = []
+    for own, trunk in document_spans(lengths, parents):
+        k_TKd, v_TKd = (torch.cat([x[slice(*trunk)], x[slice(*own)]]) for x in (k_NKd, v_NKd))
+        parts.append(invariant.document_attention(q_NHd[slice(*own)], k_TKd, v_TKd, scale, window, softcap))
+    return torch.cat(parts)
+
+
+def _without_padding(attend: Attend, tokens: int) -> Attend:
+    """Padding takes part in products only; it neither sees nor is seen."""
+
+    def attend_tokens(layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap) -> Tensor:
+        q, k, v = q_NHd[:tokens], k_NKd[:tokens], v_NKd[:tokens]
+        return invariant.pad_rows(attend(layer, q, k, v, scale=scale, window=window, softcap=softcap))
+
+    return attend_tokens
 
 
 class Hidden(NamedTuple):
@@ -60,9 +82,9 @@ class SoftmaxAttention(nn.Module):
         super().__init__()
         self.config, self.layer, self.window = config, layer, config.windows[layer]
         q_width, kv_width = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.q_proj = nn.Linear(config.width, q_width, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
+        self.q_proj = Linear(config.width, q_width, bias=config.qkv_bias)
+        self.k_proj = Linear(config.width, kv_width, bias=config.qkv_bias)
+        self.v_proj = Linear(config.width, kv_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(q_width, config.width, bias=config.output_bias)
         if config.qk_norm:
             per_head = config.qk_norm == "head"
@@ -136,8 +158,10 @@ class Decoder(nn.Module):
         self.config = config
         self.model = Trunk(config)
         if not config.tied:
-            self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
+            self.lm_head = Linear(config.width, config.vocabulary, bias=False)
         self.checkpointing = False  # recompute each layer in backward instead of keeping its activations
+        self.batch_invariant = False  # a token's numbers do not depend on the batch (kernels/invariant.py)
+        self.packed_head: Tensor | None = None  # the head's weight as a sampler wants it (kernels/linear.py)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -159,7 +183,10 @@ class Decoder(nn.Module):
         perturb: Callable[[Tensor], Tensor] | None = None,
     ) -> Hidden:
         """Hidden states of N tokens. `perturb` may change the embeddings on their way in (NEFTune does)."""
-        c = self.config
+        c, tokens = self.config, len(token_ids_N)
+        if self.batch_invariant:
+            token_ids_N, positions_N = (invariant.pad_rows(x_N) for x_N in (token_ids_N, positions_N))
+            attend = _without_padding(attend, tokens)
         x_ND = self.model.embed_tokens(token_ids_N)
         if c.embedding_scale != 1.0:
             x_ND = x_ND * torch.tensor(c.embedding_scale, dtype=x_ND.dtype)
@@ -176,11 +203,14 @@ class Decoder(nn.Module):
             x_ND, logits = run(x_ND, rotaries.get(id(rope)), attend)
             if logits is not None:
                 router_logits.append(logits)
-        return Hidden(self.model.norm(x_ND), tuple(router_logits))
+        return Hidden(self.model.norm(x_ND)[:tokens], tuple(logits[:tokens] for logits in router_logits))
 
     def logits(self, states_ND: Tensor) -> Tensor:
         """`[.., V]` for a few positions; training never calls this, see `kernels.linear_logprob`."""
-        logits_NV = nn.functional.linear(states_ND, self.head_weight)
+        if self.packed_head is not None and not torch.is_grad_enabled():
+            logits_NV = multiply(states_ND, self.packed_head)
+        else:
+            logits_NV = nn.functional.linear(states_ND, self.head_weight)
         cap = self.config.logit_softcap
         return logits_NV if cap is None else cap * torch.tanh(logits_NV / cap)
 

@@ -54,6 +54,8 @@ class TransformersDecoder(nn.Module):
         )
         self._must_agree(path)
 
+    batch_invariant = False  # transformers promises nothing of the kind
+
     @property
     def checkpointing(self) -> bool:
         return bool(self.inner.is_gradient_checkpointing)

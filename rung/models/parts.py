@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rung.kernels.elementwise import gated, rms_norm
+from rung.kernels.linear import Linear
 from rung.models.config import DecoderConfig, Experts
 
 
@@ -40,9 +41,9 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation: str, bias: bool = False):
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=bias)
-        self.up_proj = nn.Linear(width, hidden, bias=bias)
-        self.down_proj = nn.Linear(hidden, width, bias=bias)
+        self.gate_proj = Linear(width, hidden, bias=bias)
+        self.up_proj = Linear(width, hidden, bias=bias)
+        self.down_proj = Linear(hidden, width, bias=bias)
         self.activation = activation
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, None]:

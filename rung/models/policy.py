@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rung.batch import Batch, TokenScores, prediction_sites
+from rung.kernels.invariant import pad_rows
 from rung.kernels.linear_logprob import linear_logprob
 from rung.models.decoder import Documents
 from rung.models.fallback import Model
@@ -35,7 +36,8 @@ def score(
     `mean_over` is a hint, never a promise: a caller whose loss will be the mean of these log-probs over
     tokens or sequences saves one matrix product by saying so (see `linear_logprob`).
     """
-    hidden = model(batch.token_ids_N, batch.positions_N, Documents(batch.lengths, batch.parents), perturb)
+    documents = Documents(batch.lengths, batch.parents, model.batch_invariant)
+    hidden = model(batch.token_ids_N, batch.positions_N, documents, perturb)
     sites_M, tokens_M = prediction_sites(batch)
     lengths_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device)
     document_N = torch.repeat_interleave(torch.arange(len(batch), device=lengths_B.device), lengths_B)
@@ -44,10 +46,13 @@ def score(
     if mean_over:
         trained_B = torch.bincount(document_M, minlength=len(batch))
         guess_M = 1.0 / (trained_B if mean_over == "sequence" else trained_B.clamp(max=1))[document_M]
+    states_MD, targets_M = hidden.states_ND[sites_M], batch.token_ids_N[tokens_M]
+    if model.batch_invariant:
+        states_MD, targets_M, guess_M = pad_rows(states_MD), pad_rows(targets_M), None
     out = linear_logprob(
-        hidden.states_ND[sites_M],
+        states_MD,
         model.head_weight,
-        batch.token_ids_N[tokens_M],
+        targets_M,
         bias_V=model.head_bias,
         softcap=model.config.logit_softcap,
         temperature=temperature,
@@ -60,14 +65,12 @@ def score(
     if hidden.router_logits:
         top_k = next(experts.top_k for experts in model.config.experts if experts is not None)
         auxiliary = router_losses(hidden.router_logits, top_k)
-    return TokenScores(
-        logprob_M=out.logprob_N,
-        document_M=document_M,
-        entropy_M=out.entropy_N,
-        top_logprobs_Mk=out.top_logprobs_Nk,
-        top_ids_Mk=out.top_ids_Nk,
-        auxiliary=auxiliary,
+    parts = (out.logprob_N, out.entropy_N, out.top_logprobs_Nk, out.top_ids_Nk)
+    logprob_M, entropy_M, top_logprobs_Mk, top_ids_Mk = (
+        p if p is None else p[: len(tokens_M)] for p in parts
     )
+    assert logprob_M is not None
+    return TokenScores(logprob_M, document_M, entropy_M, top_logprobs_Mk, top_ids_Mk, auxiliary)
 
 
 def neftune(alpha: float, lengths: tuple[int, ...]) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,154 @@
+"""Keys and values of the rows being sampled, and of rows that were: what a new prompt can start from.
+
+The cache is an `attend` function, so the decoder that trains is the decoder that samples. It has slots of
+equal capacity; rows that are being sampled fill the first slots without a gap, so a step reads them as one
+slice. The slots behind still hold what was sampled there: a prompt that begins like one of them (the next
+turn of a conversation, another sample of the same prompt) copies that part instead of computing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rung.kernels import invariant
+from rung.kernels.attention import masked_attention, packed_attention
+from rung.models.decoder import Attend, Decoder
+
+GRAIN = 64  # capacities and the keys a step reads are multiples of this, so that shapes repeat
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens that are computed in one forward for a slot: those from `start` to `stop` of its row."""
+
+    slot: int
+    start: int
+    stop: int
+
+
+class Cache:
+    """`[slots, K, T, d]` a layer for keys and for values, and the tokens each slot holds them of."""
+
+    def __init__(self, model: Decoder, slots: int, capacity: int):
+        c, weight = model.config, model.head_weight
+        self.shape = (c.layers, slots, c.kv_heads, _grained(capacity), c.head_width)
+        self.keys, self.values = (
+            torch.zeros(self.shape, dtype=weight.dtype, device=weight.device) for _ in range(2)
+        )
+        self.held: list[np.ndarray] = [np.empty(0, np.int32)] * slots
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def grow(self, capacity: int) -> None:
+        """Room for rows of `capacity` tokens, at least half as much again as before: growing copies."""
+        if capacity <= self.capacity:
+            return
+        missing = _grained(max(capacity, self.capacity * 3 // 2)) - self.capacity
+        self.keys, self.values = (F.pad(x, (0, 0, 0, missing)) for x in (self.keys, self.values))
+
+    def forget(self) -> None:
+        """The weights changed: nothing that is held is theirs."""
+        self.held = [np.empty(0, np.int32)] * len(self.held)
+
+    def longest_match(self, token_ids: np.ndarray) -> tuple[int, int]:
+        """`(slot, how many)`: the slot that holds the longest beginning of these tokens."""
+        lengths = [_common(held, token_ids) for held in self.held]
+        slot = int(np.argmax(lengths))
+        return slot, lengths[slot]
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        if source != target and tokens:
+            for x in (self.keys, self.values):
+                x[:, target, :, :tokens] = x[:, source, :, :tokens]
+        self.held[target] = self.held[source][:tokens]
+
+    def swap(self, first: int, second: int, tokens: int) -> None:
+        """Exchange two slots, of which neither holds more than `tokens`."""
+        if first == second:
+            return
+        for x in (self.keys, self.values):
+            kept = x[:, first, :, :tokens].clone()
+            x[:, first, :, :tokens] = x[:, second, :, :tokens]
+            x[:, second, :, :tokens] = kept
+        self.held[first], self.held[second] = self.held[second], self.held[first]
+
+    def attend(self, lengths: Sequence[int], fresh: Sequence[Segment], *, batch_invariant: bool) -> Attend:
+        """One new token for each of the first slots, whose lengths so far are given, then fresh segments."""
+        device, count = self.keys.device, len(lengths)
+        slots = torch.arange(count, device=device)
+        lengths_B = torch.tensor(lengths, dtype=torch.long, device=device)
+        longest = min(_grained(max(lengths, default=0) + 1), self.capacity)
+        ages_BT = lengths_B[:, None] - torch.arange(longest, device=device)
+        masks: dict[int | None, Tensor] = {}
+
+        def mask(window: int | None) -> Tensor:
+            if window not in masks:
+                seen = (ages_BT >= 0) if window is None else (ages_BT >= 0) & (ages_BT < window)
+                masks[window] = seen if batch_invariant else _additive(seen, self.keys.dtype)[:, None, None]
+            return masks[window]
+
+        def attend(layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap):
+            keys, values = self.keys[layer], self.values[layer]
+            parts = []
+            if count:
+                keys[slots, :, lengths_B] = k_NKd[:count]
+                values[slots, :, lengths_B] = v_NKd[:count]
+                k, v = keys[:count, :, :longest], values[:count, :, :longest]
+                q = q_NHd[:count].unflatten(1, (k.shape[1], -1))
+                if batch_invariant:
+                    visible = mask(window)[:, None].expand(-1, q.shape[2], -1)
+                    out = invariant.attention(q, k, v, visible, scale, softcap)
+                elif softcap is None:
+                    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask(window), scale=scale)
+                else:
+                    out = masked_attention(q, k, v, mask(window) == 0, scale, softcap)
+                parts.append(out.flatten(1, 2))
+            sizes = [segment.stop - segment.start for segment in fresh]
+            rest = zip(fresh, *(x[count:].split(sizes) for x in (q_NHd, k_NKd, v_NKd)), strict=True)
+            for segment, q, k, v in rest:
+                keys[segment.slot, :, segment.start : segment.stop] = k.transpose(0, 1)
+                values[segment.slot, :, segment.start : segment.stop] = v.transpose(0, 1)
+                seen_k, seen_v = (x[segment.slot, :, : segment.stop].transpose(0, 1) for x in (keys, values))
+                if batch_invariant:
+                    out = invariant.document_attention(q, seen_k, seen_v, scale, window, softcap)
+                elif segment.start == 0:
+                    out = packed_attention(q, k, v, (len(q),), scale=scale, window=window, softcap=softcap)
+                else:
+                    out = _continued(q, seen_k, seen_v, scale, window, softcap)
+                parts.append(out)
+            return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+        return attend
+
+
+def _continued(q_SHd, k_TKd, v_TKd, scale, window, softcap) -> Tensor:
+    """Causal attention of a row's last S tokens to all T of it."""
+    queries, keys = len(q_SHd), len(k_TKd)
+    q = q_SHd.unflatten(1, (k_TKd.shape[1], -1)).permute(1, 2, 0, 3)[None]  # [1, K, G, S, d]
+    k, v = (x.transpose(0, 1)[None, :, None] for x in (k_TKd, v_TKd))
+    age = torch.arange(keys - queries, keys, device=q.device)[:, None] - torch.arange(keys, device=q.device)
+    seen = (age >= 0) if window is None else (age >= 0) & (age < window)
+    out = masked_attention(q, k, v, seen, scale, softcap)
+    return out[0].permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def _grained(tokens: int) -> int:
+    return -(-tokens // GRAIN) * GRAIN
+
+
+def _common(first: np.ndarray, second: np.ndarray) -> int:
+    n = min(len(first), len(second))
+    same = first[:n] == second[:n]
+    return int(n if same.all() else same.argmin())
