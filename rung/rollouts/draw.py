@@ -118,7 +118,7 @@ class _Softmax:
         self.scores_BV = scores_BV
         self.peak_B1 = scores_BV.amax(-1, keepdim=True)
         self.weights_BV = (scores_BV - self.peak_B1).exp_()
-        rows, vocabulary = scores_BV.shape
+        vocabulary = scores_BV.shape[1]
         whole = vocabulary // BLOCK * BLOCK
         blocks = self.weights_BV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1).double()
         rest = self.weights_BV[:, whole:].sum(-1, keepdim=True).double()
