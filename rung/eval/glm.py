@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 Link = Literal["logit", "survival"]
-ENOUGH = 1e-11  # gain in log-likelihood per observation below which the maximum is reached
+ENOUGH = 1e-14  # gain in log-likelihood per observation below which the maximum is reached
 
 
 @dataclass(frozen=True)
