@@ -25,6 +25,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "data show": Command("data", "DataShow", "show", "rows as tokens, coloured by what is trained", "data"),
     "data check": Command("data", "DataCheck", "check", "what a data file holds and what is wrong", "data"),
+    "envs list": Command("envs", "EnvsList", "list_environments", "environments to train and test on", "data"),
+    "envs show": Command("envs", "EnvsShow", "show", "a task, its prompt, how answers are graded", "data"),
     "runs list": Command("runs", "RunsList", "list_runs", "the runs in a folder", "runs"),
     "runs show": Command("runs", "RunsShow", "show", "one run: state, metrics, what they mean", "runs"),
     "runs compare": Command("runs", "RunsCompare", "compare", "runs side by side", "runs"),

@@ -1,8 +1,9 @@
 """An environment: tasks, how an attempt at one is graded, and what the world answers between turns.
 
 A single-turn environment has tasks and a reward. A multi-turn one also has `reply`: given the whole
-conversation so far it returns the messages of the world (a tool's result, a user's next turn), or None when
-the episode is over. Tasks are a sequence, so a task's index names it and a resumed run finds it again.
+conversation so far, prompt included, it returns the messages of the world (a tool's result, a user's next
+turn), or None when the episode is over. Tasks are a sequence, so a task's index names it and a resumed run
+finds it again. A reward is asked about an `Attempt`, whose `extra` is the task's.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class Worked:
+    """A worked example: a task, and what a model says that is right, or wrong, turn by turn."""
+
+    task: Task
+    right: tuple[str, ...]
+    wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Environment:
     """`train` and `test` are disjoint. `tools` are JSON schemas, passed through the chat template."""
 
@@ -38,3 +48,4 @@ class Environment:
     tools: tuple[Mapping[str, Any], ...] = ()
     reply: Callable[[Task, Messages], Messages | None] | None = None  # None: one turn
     max_turns: int = 1  # turns of the model
+    example: Worked | None = None  # None where no right answer is known beforehand
