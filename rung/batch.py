@@ -120,6 +120,7 @@ class Batch:
     origins: tuple[str, ...]
     parents: tuple[int, ...] = ()  # () means that no document continues another
     pairs: tuple[tuple[int, int], ...] = ()
+    labels: tuple[bool, ...] = ()  # of judged answers: whether the first of each pair is a good one
     columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> float32 [N]
 
     def __len__(self) -> int:
@@ -180,6 +181,21 @@ def collate(examples: Sequence[Example], groups: Sequence[int] | None = None) ->
     )
 
 
+def collate_pairs(pairs: Sequence[Pair], labels: Sequence[bool] = ()) -> Batch:
+    """Each pair as a trunk, the prompt, with both answers as its branches: the prompt is computed once."""
+    both = [example for pair in pairs for example in (pair.chosen, pair.rejected)]
+    batch = collate(both, [2] * len(pairs))
+    trunks = set(batch.parents)
+    answers = iter([document for document in range(len(batch)) if document not in trunks])
+    return replace(batch, pairs=tuple(zip(answers, answers, strict=True)), labels=tuple(labels))
+
+
+def pair_tokens(pair: Pair) -> int:
+    """Tokens a pair takes in `collate_pairs`."""
+    both = (pair.chosen, pair.rejected)
+    return len(both[0]) + len(both[1]) - _common_prefix(both)
+
+
 def _column(name: str, example: Example) -> np.ndarray:
     return example.columns[name]
 
@@ -230,7 +246,8 @@ class TokenScores:
 class Loss:
     """A sum and the named count that divides it, once, over the whole optimizer step and all ranks.
 
-    `metrics` maps a name to its own (sum, count), added up in the same way. `couples` names what ties
+    `metrics` maps a name to its own (sum, count), added up in the same way; `maxima` a name to a number of which
+    the largest is logged. `couples` names what ties
     documents of a micro-batch together, for a method whose gradient therefore depends on its size.
     """
 
@@ -239,3 +256,4 @@ class Loss:
     count_name: str  # "tokens", "sequences", "pairs"
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     couples: str = ""
+    maxima: dict[str, float] = field(default_factory=dict)

@@ -49,6 +49,23 @@ def add_numbers(numbers: dict[str, float]) -> dict[str, float]:
     return {name: sum(part.get(name, 0.0) for part in gathered) for part in gathered for name in part}
 
 
+def gather_objects(mine: list) -> list:
+    """Every rank's list, in order of ranks, as one."""
+    if world() == 1:
+        return mine
+    gathered: list[list] = [[] for _ in range(world())]
+    dist.all_gather_object(gathered, mine)
+    return [item for part in gathered for item in part]
+
+
+def largest_numbers(numbers: dict[str, float]) -> dict[str, float]:
+    """The largest of each number over ranks, which may hold different names."""
+    largest: dict[str, float] = {}
+    for name, value in gather_objects(list(numbers.items())):
+        largest[name] = max(value, largest.get(name, value))
+    return largest
+
+
 def first_rank_says(value: str) -> str:
     """Rank 0's value, on every rank."""
     if world() == 1:

@@ -27,17 +27,19 @@ from rung.optimizer import Average, LossScale, Masters, Stepper, learning_rate
 from rung.settings import Optimizer
 
 
+Method = Callable[[TokenScores, Batch], Loss]
+Scorer = Callable[[Batch], TokenScores]
+Metrics = dict[str, float]
+
+
 class Source(Protocol):
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of optimizer step `step`; the same for the same step, always."""
         ...
 
-    def epoch(self, step: int) -> float: ...
-
-
-Method = Callable[[TokenScores, Batch], Loss]
-Scorer = Callable[[Batch], TokenScores]
-Metrics = dict[str, float]
+    def metrics(self, step: int) -> Metrics:
+        """What it has to say of step `step`, once its batches were made."""
+        ...
 
 
 class State:
@@ -58,6 +60,7 @@ class Totals:
     """Sums over the micro-batches of a step, added over ranks once."""
 
     numbers: dict[str, float] = field(default_factory=dict)
+    maxima: dict[str, float] = field(default_factory=dict)
 
     def add(self, loss: Loss, batch: Batch) -> None:
         parts: dict[str, float] = {"sum": float(loss.sum.detach()), "count": loss.count}
@@ -66,16 +69,19 @@ class Totals:
             parts |= {f"sum/{name}": total, f"count/{name}": count}
         for name, value in parts.items():
             self.numbers[name] = self.numbers.get(name, 0.0) + value
+        for name, value in loss.maxima.items():
+            self.maxima[name] = max(value, self.maxima.get(name, value))
 
     def reduce(self) -> None:
         self.numbers = dist.add_numbers(self.numbers)
+        self.maxima = dist.largest_numbers(self.maxima)
 
     def means(self) -> Metrics:
         n = self.numbers
         named = {
             k.removeprefix("sum/"): n[k] / n[k.replace("sum/", "count/")] for k in n if k.startswith("sum/")
         }
-        return {"loss": n["sum"] / n["count"], **named}
+        return {"loss": n["sum"] / n["count"], **named, **self.maxima}
 
 
 def train(
@@ -151,7 +157,7 @@ def _step(state: State, source, scorer, method, settings, step: int, steps: int,
         **totals.means(),
         "grad_norm": norm,
         "learning_rate": rate,
-        "epoch": source.epoch(step),
+        **source.metrics(step),
         "num_tokens": state.tokens,
         "step_tokens": totals.numbers["tokens"],
         "trained_tokens": totals.numbers["trained"],

@@ -30,6 +30,7 @@ class Graded:
     advantage: np.ndarray  # float32 [T], 0 where not by the model
     weight: np.ndarray | None = None  # float32 [T]
     old_logprob: np.ndarray | None = None  # float32 [T], under the trainer's policy when the round began
+    reference_logprob: np.ndarray | None = None  # float32 [T], under the frozen reference
 
 
 # Per-token columns: name -> dtype. Those of a rollout are never null; those of its grading may be.
@@ -41,7 +42,7 @@ OF_ROLLOUT = {
     "entropy": np.float32,
     "version": np.int32,
 }
-OF_GRADING = {"advantage": np.float32, "weight": np.float32, "old_logprob": np.float32}
+OF_GRADING = dict.fromkeys(["advantage", "weight", "old_logprob", "reference_logprob"], np.float32)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # "12/3": the fourth rollout of round 12

@@ -53,8 +53,8 @@ class DemonstrationSource:
             step += 1
         return step
 
-    def epoch(self, step: int) -> float:
-        return self._start(step + 1) / self.per_epoch
+    def metrics(self, step: int) -> dict[str, float]:
+        return {"epoch": self._start(step + 1) / self.per_epoch}
 
     def documents(self, step: int) -> list[Example]:
         """The documents of a step, in stream order, for all ranks together."""

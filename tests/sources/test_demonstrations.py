@@ -62,7 +62,7 @@ def test_epochs_are_shuffled_anew():
 def test_a_step_counted_in_documents():
     one = source([5] * 10, epochs=1, step_documents=4)
     assert [len(one.documents(step)) for step in range(one.steps())] == [4, 4, 2]
-    assert one.epoch(0) == pytest.approx(0.4) and one.epoch(2) == pytest.approx(1.0)
+    assert one.metrics(0) == pytest.approx({"epoch": 0.4}) and one.metrics(2) == pytest.approx({"epoch": 1.0})
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -1,0 +1,166 @@
+"""A round of experience: tasks chosen, played, graded, turned into credit. One round is one function of its number.
+
+Which tasks a round plays and every die it throws follow from (seed, round), so with the same weights a round is
+sampled again bit for bit. Grading goes on while sampling does. Where several ranks train, each plays its share
+and all of them see the whole round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rung import dist
+from rung.advantages.assign import Round, assign
+from rung.advantages.filters import carries_signal
+from rung.advantages.recipes import Recipe
+from rung.batch import Rollout
+from rung.data.mixture import epoch_order
+from rung.errors import RunStopped
+from rung.rewards.score import Score, Verdict
+from rung.rollouts.columns import Graded
+from rung.rollouts.engine import sample_seed
+from rung.rollouts.episodes import Ask, Episode, Theatre
+
+if TYPE_CHECKING:
+    from rung.envs.environment import Task
+    from rung.rewards.workers import Graders
+
+ScoreRollouts = Callable[[Sequence[Rollout]], list[np.ndarray]]  # float32 [T] each
+
+
+@dataclass
+class Collector:
+    theatre: Theatre
+    graders: Graders
+    recipe: Recipe
+    tasks: Sequence[Task]
+    prompts: int  # of a round, over all ranks
+    seed: int
+    waves: int = 1  # dynamic sampling plays up to this many times `prompts` tasks to fill a round
+    reference: ScoreRollouts | None = None  # log-probs under the reference, where the recipe reads them
+    old: ScoreRollouts | None = None  # log-probs under the policy as it is now, where a round has several updates
+    seconds: dict[str, float] | None = None  # where the time of the last round went
+
+    def __call__(self, round: int) -> list[Graded]:
+        """The rollouts of a round with verdicts and credit, in a fixed order."""
+        began = time.perf_counter()
+        played: list[tuple[Rollout, Verdict]] = []
+        greedy: dict[int, float] = {}
+        for wave in range(self.waves if self.recipe.dynamic_sampling else 1):
+            found, best = self._wave(round, wave)
+            played += found
+            greedy |= best
+            if self._full(played):
+                break
+        sampled = time.perf_counter()
+        graded = self._credit(self._best_groups(played), greedy)
+        self.seconds = {"rollout_seconds": sampled - began, "credit_seconds": time.perf_counter() - sampled}
+        return graded
+
+    def _wave(self, round: int, wave: int) -> tuple[list[tuple[Rollout, Verdict]], dict[int, float]]:
+        """Play `prompts` tasks, this rank its share; every rank gets them all, with the greedy rewards."""
+        asks = []
+        for place in range(self.prompts)[dist.rank() :: dist.world()]:
+            index = (round * self.waves + wave) * self.prompts + place
+            task = self.tasks[self._task(index)]
+            seeds = [sample_seed(self.seed, index, sample) for sample in range(self.recipe.group_size)]
+            asks += [Ask(task, index, seed) for seed in seeds]
+            if self.recipe.needs_greedy:
+                asks.append(Ask(task, index, seeds[0], greedy=True))
+        handles: dict[int, Any] = {}
+
+        def grade(index: int, episode: Episode) -> None:
+            handles[index] = self.graders.submit([episode.attempt()])
+
+        episodes = self.theatre.play(asks, grade)
+        verdicts = [handles[index].result()[0] for index in range(len(asks))]
+        own = [
+            (ask, episode.rollout(), verdict) for ask, episode, verdict in zip(asks, episodes, verdicts, strict=True)
+        ]
+        everyone = sorted(dist.gather_objects(own), key=lambda part: part[0].group)
+        greedy = {ask.group: _value(verdict) for ask, _, verdict in everyone if ask.greedy}
+        return [(rollout, verdict) for ask, rollout, verdict in everyone if not ask.greedy], greedy
+
+    def _task(self, index: int) -> int:
+        """Every task once per epoch, in an order of its own each time."""
+        epoch, place = divmod(index, len(self.tasks))
+        return int(epoch_order([len(self.tasks)], None, self.seed, epoch)[place])
+
+    def _signal(self, played: list[tuple[Rollout, Verdict]]) -> np.ndarray:
+        rewards = np.array([_value(verdict) for _, verdict in played])
+        return carries_signal(rewards, np.array([rollout.group for rollout, _ in played]))
+
+    def _full(self, played: list[tuple[Rollout, Verdict]]) -> bool:
+        signal = self._signal(played)
+        return len({rollout.group for (rollout, _), good in zip(played, signal, strict=True) if good}) >= self.prompts
+
+    def _best_groups(self, played: list[tuple[Rollout, Verdict]]) -> list[tuple[Rollout, Verdict]]:
+        """The first `prompts` groups that carry a signal; others fill up where there are too few."""
+        if len({rollout.group for rollout, _ in played}) <= self.prompts:
+            return played
+        good = {rollout.group for (rollout, _), ok in zip(played, self._signal(played), strict=True) if ok}
+        order = sorted({rollout.group for rollout, _ in played}, key=lambda group: (group not in good, group))
+        chosen = set(order[: self.prompts])
+        return [part for part in played if part[0].group in chosen]
+
+    def _credit(self, played: list[tuple[Rollout, Verdict]], greedy: dict[int, float]) -> list[Graded]:
+        rollouts = [rollout for rollout, _ in played]
+        if not any(isinstance(verdict, Score) for _, verdict in played):
+            raise RunStopped(
+                f"None of {len(played)} rollouts got a score; the first says: {played[0][1] if played else 'none'}. "
+                "Mend the reward and resume the run.",
+                1,
+            )
+        reference = self.reference(rollouts) if self.reference is not None and self.recipe.needs_reference else None
+        old = self.old(rollouts) if self.old is not None else None
+        credit = assign(self.recipe, self._round(played, greedy, reference))
+        starts = np.cumsum([0, *(len(rollout) for rollout in rollouts)])
+        trained = credit.kept_R if credit.kept_R.any() else np.ones(len(rollouts), bool)
+        graded = []
+        for i, (rollout, verdict) in enumerate(played):
+            rows = slice(starts[i], starts[i + 1])
+            weight = credit.columns["weight"][rows] if trained[i] else np.zeros(len(rollout))
+            graded.append(
+                Graded(
+                    rollout,
+                    verdict,
+                    credit.columns["advantage"][rows].astype(np.float32),
+                    weight.astype(np.float32),
+                    old[i] if old is not None else None,
+                    reference[i] if reference is not None else None,
+                )
+            )
+        return graded
+
+    def _round(self, played, greedy: dict[int, float], reference: list[np.ndarray] | None) -> Round:
+        rollouts = [rollout for rollout, _ in played]
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(rollout, name) for rollout in rollouts])
+
+        return Round(
+            reward_R=np.array([_value(verdict) for _, verdict in played]),
+            group_R=np.array([rollout.group for rollout in rollouts]),
+            truncated_R=np.array([rollout.finish == "length" for rollout in rollouts]),
+            lengths=tuple(len(rollout) for rollout in rollouts),
+            by_model_N=joined("by_model"),
+            greedy_R=np.array([greedy.get(rollout.group, np.nan) for rollout in rollouts]),
+            logprob_N=joined("sampler_logprob").astype(np.float64),
+            reference_N=None if reference is None else np.concatenate(reference).astype(np.float64),
+            entropy_N=joined("entropy").astype(np.float64),
+        )
+
+
+def _value(verdict: Verdict) -> float:
+    """The number of a score; NaN where there is none, which credit knows how to leave out."""
+    return verdict.value if isinstance(verdict, Score) else float("nan")
+
+
+def smaller(recipe: Recipe, **parts: Any) -> Recipe:
+    """A recipe with the parts that were given; None keeps its own."""
+    return replace(recipe, **{name: value for name, value in parts.items() if value is not None})

@@ -1,0 +1,175 @@
+"""Experience as a source: which rollouts make optimizer step i, and how they lie in micro-batches.
+
+A round is collected once, with the weights as they are when its first step begins, kept on disk, and then
+feeds `updates` steps. With one update a round the policy that learns is the one that sampled, to the bit, and no
+old log-probs are needed. A step is a function of its number and of the rounds on disk, so a run that was killed
+goes on where its checkpoint stands: rounds that the checkpoint has not begun are collected again.
+
+Rollouts of one prompt lie in the batch as branches of one trunk, so the prompt is computed once for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rung.batch import Batch, Example, collate
+from rung.rollouts.columns import Graded
+from rung.rollouts.store import RolloutStore
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class ExperienceSource:
+    """`collect(round)` samples with the weights of the moment; `began(round)` sees each round once collected.
+
+    `staleness` s > 0 collects ahead: round r is sampled, in a thread of its own, with the weights that had seen
+    rounds 0 to r - s - 1; `freeze(round)` is called on the training thread when those weights are there, to take
+    their copy.
+    """
+
+    collect: Callable[[int], list[Graded]]
+    store: RolloutStore
+    updates: int = 1  # optimizer steps of a round
+    epochs: int = 1  # times a round's rollouts are gone through in them
+    micro_tokens: int = 4096
+    share_prompts: bool = True
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    rounds: int = 0  # of the whole run: nothing is collected beyond
+    staleness: int = 0
+    freeze: Callable[[int], None] = lambda round: None
+    began: Callable[[int, list[Graded]], Metrics] = lambda round, graded: {}
+    _current: tuple[int, list[Graded]] = field(default=(-1, []), repr=False)
+    _metrics: Metrics = field(default_factory=dict, repr=False)
+    _ahead: dict[int, Future[list[Graded]]] = field(default_factory=dict, repr=False)
+    _thread: ThreadPoolExecutor | None = field(default=None, repr=False)
+
+    def resume(self, step: int) -> None:
+        """Forget the rounds that a checkpoint after `step` steps has not begun, as if they had never been."""
+        self.store.discard_after((step - 1) // self.updates if step else -1)
+
+    def step(self, step: int) -> list[Batch]:
+        round, update = divmod(step, self.updates)
+        graded = self._round(round)
+        groups = self._share(graded, round, update)
+        return [collate_groups(bin, self.share_prompts) for bin in self._bins(groups)[self.rank :: self.world]]
+
+    def metrics(self, step: int) -> Metrics:
+        """What the round was like, logged with its first step."""
+        return self._metrics | {"round": step // self.updates} if step % self.updates == 0 else {}
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
+    # -- rounds --------------------------------------------------------------------------------------------
+
+    def _round(self, round: int) -> list[Graded]:
+        if self._current[0] != round:
+            graded = self._collected(round) if self.staleness else self._now(round)
+            self._metrics = self.began(round, graded)
+            self._current = (round, graded)
+        return self._current[1]
+
+    def _now(self, round: int) -> list[Graded]:
+        if round in self.store.rounds():
+            return self.store.read(round)
+        self.freeze(round)
+        return self._keep(round)
+
+    def _keep(self, round: int) -> list[Graded]:
+        graded = self.collect(round)
+        if self.rank == 0:
+            self.store.write(round, graded)
+        return graded
+
+    def _collected(self, round: int) -> list[Graded]:
+        """Round `round`, after setting off the one that the weights of this moment are for."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "rollouts")
+        known = set(self.store.rounds())
+        for later in range(round, min(round + self.staleness + 1, self.rounds or round + 1)):
+            if later not in known and later not in self._ahead:
+                self._wait()  # one set of frozen weights: what is being sampled with them goes first
+                self.freeze(later)
+                self._ahead[later] = self._thread.submit(self._keep, later)
+        future = self._ahead.pop(round, None)
+        return future.result() if future is not None else self.store.read(round)
+
+    def _wait(self) -> None:
+        for future in self._ahead.values():
+            future.result()
+
+    # -- layout --------------------------------------------------------------------------------------------
+
+    def _share(self, graded: list[Graded], round: int, update: int) -> list[list[Graded]]:
+        """The groups of this update: a fair share of a shuffle, a new one each epoch."""
+        by_group: dict[int, list[Graded]] = {}
+        for record in graded:
+            if record.weight is None or record.weight.any():
+                by_group.setdefault(record.rollout.group, []).append(record)
+        groups = list(by_group.values())
+        per_epoch = max(self.updates // self.epochs, 1)
+        if per_epoch == 1:
+            return groups
+        epoch, part = divmod(update, per_epoch)
+        order = np.random.default_rng((self.seed, round, epoch)).permutation(len(groups))
+        if len(groups) < per_epoch:  # too few groups for as many updates: rollouts are shared out instead
+            records = [record for group in groups for record in group]
+            order = np.random.default_rng((self.seed, round, epoch)).permutation(len(records))
+            return [[records[i]] for i in np.array_split(order, per_epoch)[part]]
+        return [groups[i] for i in sorted(np.array_split(order, per_epoch)[part])]
+
+    def _bins(self, groups: Sequence[list[Graded]]) -> list[list[list[Graded]]]:
+        """Groups, cut where one is too large, in micro-batches of at most `micro_tokens` tokens, in order."""
+        bins: list[list[list[Graded]]] = []
+        room = -1
+        for group in groups:
+            prompt = len(group[0].rollout.prompt_ids)
+            piece: list[Graded] = []
+            for record in group:
+                need = len(record.rollout) + (0 if piece and self.share_prompts else prompt)
+                if need > room:
+                    bins.append([])
+                    piece, room = [], self.micro_tokens
+                    need = len(record.rollout) + prompt
+                if not piece:
+                    bins[-1].append(piece)
+                piece.append(record)
+                room -= need
+        return bins
+
+
+def collate_groups(groups: Sequence[Sequence[Graded]], share_prompts: bool) -> Batch:
+    """The rollouts of some groups as one micro-batch."""
+    examples = [example(record) for group in groups for record in group]
+    return collate(examples, [len(group) for group in groups] if share_prompts else None)
+
+
+def example(record: Graded) -> Example:
+    """A rollout as a document: the model's tokens are trained, and carry what the method will read."""
+    rollout = record.rollout
+    prompt = np.zeros(len(rollout.prompt_ids), np.float32)
+    named = {
+        "advantage": record.advantage,
+        "sampler_logprob": rollout.sampler_logprob,
+        "weight": record.weight,
+        "old_logprob": record.old_logprob,
+        "reference_logprob": record.reference_logprob,
+    }
+    return Example(
+        token_ids=np.concatenate([rollout.prompt_ids, rollout.token_ids]),
+        trained=np.concatenate([prompt > 0, rollout.by_model]),
+        origin=f"{rollout.task} (group {rollout.group})",
+        columns={
+            name: np.concatenate([prompt, column]).astype(np.float32)
+            for name, column in named.items()
+            if column is not None
+        },
+    )
