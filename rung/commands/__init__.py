@@ -17,6 +17,26 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "sft": Command("sft", "Sft", "main", "train on demonstrations", "train"),
+    "dpo": Command("preference", "Dpo", "main", "train on pairs: direct preference optimisation", "train"),
+    "ipo": Command("preference", "Ipo", "main", "train on pairs: DPO towards a fixed margin", "train"),
+    "dpop": Command(
+        "preference", "Dpop", "main", "train on pairs: DPO that keeps the chosen likely", "train"
+    ),
+    "rpo": Command("preference", "Rpo", "main", "train on pairs: DPO and likelihood of the chosen", "train"),
+    "apo": Command("preference", "Apo", "main", "train on pairs: each answer anchored by itself", "train"),
+    "hinge": Command("preference", "Hinge", "main", "train on pairs: DPO with a hinge", "train"),
+    "slic": Command(
+        "preference", "Slic", "main", "train on pairs: likelihood calibration, no reference", "train"
+    ),
+    "simpo": Command(
+        "preference", "Simpo", "main", "train on pairs: log-prob per token, no reference", "train"
+    ),
+    "orpo": Command(
+        "preference", "Orpo", "main", "train on pairs: SFT and odds ratio, no reference", "train"
+    ),
+    "kto": Command("preference", "Kto", "main", "train on thumbs up and down", "train"),
+    "rl": Command("rl", "Rl", "main", "learn from verifiable rewards", "train"),
+    "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
     "generate": Command("generate", "Generate", "main", "complete prompts", "use a model"),
     "fetch": Command("fetch", "Fetch", "main", "put a model into the cache", "use a model"),
@@ -25,12 +45,18 @@ COMMANDS: dict[str, Command] = {
     ),
     "data show": Command("data", "DataShow", "show", "rows as tokens, coloured by what is trained", "data"),
     "data check": Command("data", "DataCheck", "check", "what a data file holds and what is wrong", "data"),
-    "envs list": Command("envs", "EnvsList", "list_environments", "environments to train and test on", "data"),
+    "envs list": Command(
+        "envs", "EnvsList", "list_environments", "environments to train and test on", "data"
+    ),
     "envs show": Command("envs", "EnvsShow", "show", "a task, its prompt, how answers are graded", "data"),
+    "data ches": Command("ches", "DataChes", "main", "pairs that would make DPO lower both answers", "data"),
     "runs list": Command("runs", "RunsList", "list_runs", "the runs in a folder", "runs"),
     "runs show": Command("runs", "RunsShow", "show", "one run: state, metrics, what they mean", "runs"),
     "runs compare": Command("runs", "RunsCompare", "compare", "runs side by side", "runs"),
     "runs plot": Command("runs", "RunsPlot", "plot", "curves of one or more runs, as a PNG", "runs"),
+    "rollouts": Command(
+        "rollouts", "Rollouts", "main", "what a run's model wrote, and what it got for it", "runs"
+    ),
     "doctor": Command("doctor", "Doctor", "main", "what this machine and installation can do", "tools"),
     "bench": Command("bench", "Bench", "main", "measure rung, also against its peers", "tools"),
     "config explain": Command("config", "ConfigExplain", "explain", "what a key means", "tools"),
