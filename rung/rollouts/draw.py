@@ -137,7 +137,8 @@ class _Softmax:
     def invert(self, uniform_B: Tensor) -> Tensor:
         """The id at which the cumulative distribution passes the uniform number. Never one of weight 0."""
         sums_Bn = self.blocks_Bn.cumsum(-1)
-        target_B1 = (uniform_B * sums_Bn[:, -1])[:, None]
+        # Rounded, a number just below 1 would point behind the last id.
+        target_B1 = (uniform_B * sums_Bn[:, -1]).minimum(sums_Bn[:, -1] * (1 - 2.0**-52))[:, None]
         block_B1 = torch.searchsorted(sums_Bn, target_B1, right=True).clamp_max_(sums_Bn.shape[1] - 1)
         before_B1 = sums_Bn.gather(1, block_B1) - self.blocks_Bn.gather(1, block_B1)
         ids_Bb = block_B1 * BLOCK + torch.arange(BLOCK, device=uniform_B.device)
@@ -166,7 +167,8 @@ def _edited(raw_BV: Tensor, dials: Dials) -> Tensor:
         for token, bias in s.logit_bias:
             scores_BV[index, token] += bias
         if len(row.token_ids) < s.min_tokens:
-            scores_BV[index, list(s.stop_ids)] = -torch.inf
+            known_ids = [token for token in s.stop_ids if 0 <= token < scores_BV.shape[1]]
+            scores_BV[index, known_ids] = -torch.inf
     return scores_BV
 
 

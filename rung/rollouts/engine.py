@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from rung.kernels.linear_logprob import linear_logprob
 from rung.models.decoder import Decoder
 from rung.rollouts.cache import Cache, Segment
 from rung.rollouts.draw import Dials, Drawn, draw
+from rung.rollouts.record import record
 from rung.rollouts.request import Completion, Sampling, check
 
 
@@ -96,7 +98,11 @@ class Engine:
             [self.submit(prompt, replace(sampling, seed=sample_seed(sampling.seed, i, j))) for j in range(n)]
             for i, prompt in enumerate(prompts)
         ]
-        self.run()
+        try:
+            self.run()
+        finally:  # after an interruption nobody waits for them
+            for completion in chain.from_iterable(answers):
+                self.abort(completion)
         return answers
 
     def stream(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
@@ -155,13 +161,21 @@ class Engine:
         self.model.eval()
         self.model.batch_invariant = self.batch_invariant
         self._wake()
+        whole = False
         try:
             states_BD = self._forward()
-            ended = self._record(*self._choose(states_BD))
+            drawn = self._choose(states_BD)
+            ended = record(
+                self.rows, drawn, version=self.version, digest=self.digest, tokenizer=self.tokenizer
+            )
+            self._release(ended)
+            whole = True
         finally:
+            if not whole:  # Ctrl-C, no memory: rows that joined may have no keys and values yet
+                self.rows = [row for row in self.rows if not row.finish]
+                self.refresh(self.version, self.digest)
             self.model.train(training)
             self.model.batch_invariant = invariant
-        self._release(ended)
         return ended
 
     def _forward(self) -> Tensor:
@@ -185,11 +199,11 @@ class Engine:
         for segment in fresh:
             place += segment.stop - segment.start
             ends[segment.slot] = place - 1
+            self.cache.held[segment.slot] = np.array(_tokens(self.rows[segment.slot]), np.int32)
         for slot in range(decoding, len(self.rows)):
             leader = leaders.get(slot, slot)
             last.append(ends[leader])
             if leader != slot:
-                self.cache.held[leader] = np.array(_tokens(self.rows[leader]), np.int32)
                 self.cache.copy(leader, slot, lengths[slot])
         return hidden.states_ND[torch.tensor(last, device=device)]
 
@@ -225,14 +239,14 @@ class Engine:
         self.cache.grow(capacity)
         return self.cache
 
-    def _choose(self, states_BD: Tensor) -> tuple[Drawn, list[int]]:
+    def _choose(self, states_BD: Tensor) -> Drawn:
         if self._dials is None:
             self._dials = Dials.of(self.rows, states_BD.device)
         padded_BD = pad_rows(states_BD) if self.batch_invariant else states_BD
         drawn = draw(self.model.logits(padded_BD)[: len(states_BD)], self._dials)
         if self.batch_invariant:
             drawn = self._as_the_trainer_says(padded_BD, drawn)
-        return drawn, drawn.tokens_B.tolist()
+        return drawn
 
     def _as_the_trainer_says(self, padded_BD: Tensor, drawn: Drawn) -> Drawn:
         """The same log-probs by the trainer's own kernel, so that they agree to the bit."""
@@ -253,37 +267,6 @@ class Engine:
                 if row.sampling.temperature == temperature and not row.sampling.cuts:
                     sampler_B[i] = value_B[i]
         return drawn._replace(policy_logprob_B=policy_B, sampler_logprob_B=sampler_B)
-
-    def _record(self, drawn: Drawn, tokens: list[int]) -> list[Completion]:
-        sampler, policy = drawn.sampler_logprob_B.tolist(), drawn.policy_logprob_B.tolist()
-        entropy = drawn.entropy_B.tolist() if drawn.entropy_B is not None else None
-        ended = []
-        for i, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
-            row.token_ids.append(token)
-            row.sampler_logprob.append(sampler[i])
-            row.policy_logprob.append(policy[i])
-            row.version.append(self.version)
-            if entropy is not None and row.sampling.entropy:
-                row.entropy.append(entropy[i])
-            if k := row.sampling.top_logprobs:
-                assert drawn.top_ids_Bk is not None and drawn.top_logprobs_Bk is not None
-                row.top.append((drawn.top_ids_Bk[i, :k].tolist(), drawn.top_logprobs_Bk[i, :k].tolist()))
-            if token in row.sampling.stop_ids or self._completes_a_stop_string(row):
-                row.finish = "stop"
-            elif len(row.token_ids) == row.sampling.max_tokens:
-                row.finish = "length"
-            if row.finish:
-                row.digest = self.digest
-                ended.append(row)
-        return ended
-
-    def _completes_a_stop_string(self, row: Completion) -> bool:
-        """Only the tail is decoded: a stop string ends within the newest token, which may hold several letters."""
-        if not row.sampling.stop_strings:
-            return False
-        tail = max(len(s) for s in row.sampling.stop_strings) + 8
-        text = self.tokenizer.decode(row.token_ids[-tail:], skip_special_tokens=False)
-        return any(s in text for s in row.sampling.stop_strings)
 
     def _release(self, ended: list[Completion]) -> None:
         """Free the slots of rows that ended; the last row moves into each, so that no gap is left."""

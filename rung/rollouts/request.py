@@ -93,6 +93,12 @@ def check(prompts: Sequence[Sequence[int]], sampling: Sampling, *, context: int,
         )
     if not 0 <= s.min_tokens <= s.max_tokens:
         raise UserError(f"min_tokens {s.min_tokens} must lie between 0 and max_tokens {s.max_tokens}.")
+    if not 0 <= s.top_logprobs <= vocabulary:
+        raise UserError(
+            f"top_logprobs {s.top_logprobs} must lie between 0 and the {vocabulary} tokens there are."
+        )
+    if "" in s.stop_strings:
+        raise UserError("A stop string is empty: every answer would end at once. Leave it out.")
     strange = [token for token, _ in s.logit_bias if not 0 <= token < vocabulary]
     if strange:
         raise UserError(f"logit_bias names token {strange[0]}, but the model knows 0 to {vocabulary - 1}.")
