@@ -34,7 +34,7 @@ def aggregate(
     """`(sum, count, name of the count)`."""
     loss_M = loss_M * weight_M
     if how == "token":
-        return loss_M.sum(), float(weight_M.sum(dtype=torch.float64)), "tokens"
+        return loss_M.sum(), float(weight_M.sum()), "tokens"
     weight_B = document_sums(weight_M, document_M, documents)
     sequences = float((weight_B > 0).sum())
     if how == "sequence":

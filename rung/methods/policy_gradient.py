@@ -163,7 +163,7 @@ def measure(
         tokens = len(logprob_M)
         if not tokens:
             return {}, {}
-        means = {name: (float(v_M.sum(dtype=torch.float64)), float(tokens)) for name, v_M in values.items()}
+        means = {name: (float(v_M.sum()), float(tokens)) for name, v_M in values.items()}
         return means, {name: float(v_M.max()) for name, v_M in largest.items()}
 
 

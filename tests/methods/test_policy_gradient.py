@@ -11,6 +11,7 @@ from policy_case import case, run
 from rung.errors import UserError
 from rung.methods import POLICY_GRADIENTS, find
 from rung.methods.policy_gradient import measure, policy_gradient
+from rung.metrics import METRICS, derived
 from rung.schema import leaves, method_settings
 
 log = math.log
@@ -196,9 +197,13 @@ def test_what_is_measured_by_hand():
         },
         abs=1e-6,
     )
+    assert derived(means) == {"effective_share": pytest.approx(2.25**2 / 8.125)}  # (4.5)^2 / (2 * 16.25)
     ratio_M = torch.tensor([2.0, 1.0])
     _, largest = measure(batch, scores.logprob_M, torch.tensor([-1.0 - log(2), -2.0]), ratio_M, {})
     assert largest == pytest.approx({"ratio_max": 2, "sampler_gap_max": log(2)}, abs=1e-6)
+    corrected = policy_gradient(scores, batch, correction="mis").metrics
+    assert {*corrected, *largest, *derived(means)} <= METRICS.keys()
+    assert derived({"loss": 1.0}) == {}
 
 
 def test_nothing_trained_adds_zero_to_sum_and_count():
