@@ -31,6 +31,25 @@ METRICS: dict[str, Metric] = {
     "loss": Metric("what is minimised, per counted unit", "nats", low=1e-4, high=20, better="lower"),
     "eval_loss": Metric("the loss on held-out rows", "nats", low=1e-4, high=20, better="lower"),
     "entropy": Metric("mean entropy of the next-token distribution", "nats", low=0.01, high=12),
+    # preferences: log-ratios are log policy - log start, in nats, and never hold beta
+    "chosen_logprob": Metric("log-prob per token of the chosen answers", "nats", low=-10, high=0),
+    "rejected_logprob": Metric("log-prob per token of the rejected answers", "nats", low=-20, high=0),
+    "chosen_change": Metric("log-prob per token of the chosen answers less the start's", "nats", -0.5, 2),
+    "rejected_change": Metric("log-prob per token of the rejected answers less the start's", "nats", -5, 1),
+    "margin": Metric("log-ratio of the chosen answer less that of the rejected", "nats", -1, 200, "higher"),
+    "pair_accuracy": Metric(
+        "pairs whose chosen answer gained more; a tie is half", "share", 0.45, 1, "higher"
+    ),
+    "both_fall": Metric(
+        "pairs whose both answers are less likely than at the start", "share", 0, 0.6, "lower"
+    ),
+    "length_gap": Metric("tokens of the chosen answer less those of the rejected", "tokens", -200, 200),
+    "kto_baseline": Metric("mean log-ratio of mismatched answers, cut at 0: KTO's reference", "nats", 0, 50),
+    "eval_margin": Metric("margin on held-out pairs", "nats", -1, 200, "higher"),
+    "eval_pair_accuracy": Metric("pair_accuracy on held-out pairs", "share", 0.45, 1, "higher"),
+    "eval_both_fall": Metric("both_fall on held-out pairs", "share", 0, 0.6, "lower"),
+    "eval_chosen_change": Metric("chosen_change on held-out answers", "nats", -0.5, 2),
+    "eval_rejected_change": Metric("rejected_change on held-out answers", "nats", -5, 1),
     # how it moves
     "grad_norm": Metric("norm of the whole gradient before clipping", "", low=1e-6, high=100),
     "learning_rate": Metric("learning rate of this step", "", low=0, high=0.1),
@@ -54,7 +73,11 @@ METRICS: dict[str, Metric] = {
     "truncated_share": Metric("attempts cut off by the token limit", "share", 0, 0.5, "lower"),
     "repetition": Metric("4-grams of an attempt that occurred in it before", "share", 0, 0.3, "lower"),
     "rollout_entropy": Metric("mean entropy of the policy at its own tokens", "nats", low=0.01, high=12),
-    "heldout_score": Metric("mean score of a verifier that is not the reward", "", better="higher"),
+    "heldout_score": Metric(
+        "mean score of held-out tasks by the environment's verifier", "", better="higher"
+    ),
+    "heldout_solved": Metric("held-out tasks with full score", "share", 0, 1, "higher"),
+    "round": Metric("rounds of rollouts begun, from 0", "rounds", low=0),
     # policy gradients
     "clipped_low": Metric("tokens the clip stopped from falling further", "share", low=0, high=0.5),
     "clipped_high": Metric("tokens the clip stopped from rising further", "share", low=0, high=0.5),
@@ -79,6 +102,10 @@ METRICS: dict[str, Metric] = {
     # what it costs
     "step_seconds": Metric("wall time of the step", "s", better="lower", machine=True),
     "data_seconds": Metric("time waited for rows", "s", better="lower", machine=True),
+    "rollout_seconds": Metric("time in sampling and grading a round", "s", better="lower", machine=True),
+    "credit_seconds": Metric(
+        "time from verdicts to credit, with old and reference log-probs", "s", better="lower", machine=True
+    ),
     "forward_seconds": Metric("time in the forward passes", "s", better="lower", machine=True),
     "backward_seconds": Metric("time in the backward passes", "s", better="lower", machine=True),
     "update_seconds": Metric("time in clipping and the optimizer", "s", better="lower", machine=True),

@@ -114,7 +114,15 @@ def describe(kind: Any) -> str:
 
 
 def source_help(settings_class: type) -> dict[str, str]:
-    """The text beside each field of a class written in a file; empty for classes made at run time."""
+    """The text beside each field, of inherited ones too; empty for classes made at run time."""
+    helps: dict[str, str] = {}
+    for one in reversed(settings_class.__mro__[:-1]):
+        helps |= own_help(one)
+    return helps
+
+
+def own_help(settings_class: type) -> dict[str, str]:
+    """The text beside each field that a class written in a file declares itself."""
     try:
         source = inspect.cleandoc("\n" + inspect.getsource(settings_class))
     except (OSError, TypeError):  # no source: made by `make_dataclass` or typed at a prompt

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "rung"
 # the ground, whose single files are one room together.
 ROOMS = {
     **dict.fromkeys(
-        ["errors", "batch", "settings", "schema", "keys", "config", "metrics", "run", "progress"], 0
+        ["errors", "batch", "settings", "settings_preference", "settings_rl", "schema", "keys", "config", "metrics", "run", "progress"], 0
     ),
     **dict.fromkeys(["trackers", "publish", "machine", "memory", "interrupt", "dist"], 0),
     **dict.fromkeys(["kernels", "methods", "advantages", "merge", "optimizer", "sandbox"], 1),
