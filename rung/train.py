@@ -23,6 +23,7 @@ from rung.batch import Batch, Loss, TokenScores
 from rung.errors import RunStopped
 from rung.interrupt import interruptible
 from rung.memory import peak_memory
+from rung.metrics import derived
 from rung.optimizer import Average, LossScale, Masters, Stepper, learning_rate
 from rung.settings import Optimizer
 
@@ -81,7 +82,7 @@ class Totals:
         named = {
             k.removeprefix("sum/"): n[k] / n[k.replace("sum/", "count/")] for k in n if k.startswith("sum/")
         }
-        return {"loss": n["sum"] / n["count"], **named, **self.maxima}
+        return {"loss": n["sum"] / n["count"], **named, **derived(named), **self.maxima}
 
 
 def train(

@@ -19,5 +19,5 @@ def fingerprint(model: nn.Module, *, trained_only: bool = False) -> str:
             continue
         bits = parameter.detach().cpu().contiguous().view(INTEGERS[parameter.element_size()])
         found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        found.update(memoryview(bits.numpy().reshape(-1)))
+        found.update(bits.numpy().tobytes())
     return found.hexdigest()

@@ -29,12 +29,14 @@ def score(
     temperature: float = 1.0,
     head_float32: bool = False,
     mean_over: Literal["", "token", "sequence"] = "",
+    credit_M: Tensor | None = None,
     perturb: Callable[[Tensor], Tensor] | None = None,
 ) -> TokenScores:
     """float32 log p of each trained token given its own document, in order, plus what was asked for.
 
     `mean_over` is a hint, never a promise: a caller whose loss will be the mean of these log-probs over
-    tokens or sequences saves one matrix product by saying so (see `linear_logprob`).
+    tokens or sequences, each weighed by `credit_M` where that is given, saves one matrix product by saying so
+    (see `linear_logprob`).
     """
     documents = Documents(batch.lengths, batch.parents, model.batch_invariant)
     hidden = model(batch.token_ids_N, batch.positions_N, documents, perturb)
@@ -46,6 +48,7 @@ def score(
     if mean_over:
         trained_B = torch.bincount(document_M, minlength=len(batch))
         guess_M = 1.0 / (trained_B if mean_over == "sequence" else trained_B.clamp(max=1))[document_M]
+        guess_M = guess_M if credit_M is None else guess_M * credit_M
     states_MD, targets_M = hidden.states_ND[sites_M], batch.token_ids_N[tokens_M]
     if model.batch_invariant:
         states_MD, targets_M, guess_M = pad_rows(states_MD), pad_rows(targets_M), None

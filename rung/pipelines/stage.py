@@ -117,12 +117,14 @@ def run_stage(
     lines: Sequence[tuple[str, str]] = (),
     mean_context: float,
     evaluate: Callable[[], Metrics] | None = None,
+    opened: Callable[[Run, int], None] | None = None,
     finding: Callable[[Run], str] | None = None,
 ) -> Path:
     """Train to `steps` and return the run folder.
 
     `config` joins the settings in config.json and holds at least `data_digest`, which a resumed run is held
-    to, and `loss`, what is minimised in words. `lines` are announced with the rest, `finding` says at the end
+    to, and `loss`, what is minimised in words. `lines` are announced with the rest, `opened` is called with the run
+    folder and the steps done before the first step, `finding` says at the end
     in a sentence what the run's metrics show.
     """
     settings = stage.settings
@@ -143,6 +145,8 @@ def run_stage(
         if dist.rank() == 0:
             sweep(run.path / "checkpoints")
             run.rewind(state.step)
+    if opened is not None:
+        opened(run, state.step)
     _announce(run, settings.model, subject, state, config, lines)
     observer = Observer(run, subject.model.config, subject.dtype, subject.device, mean_context)
 

@@ -136,7 +136,7 @@ def check(record: Graded, name: str) -> None:
     given |= {name: getattr(rollout, name) for name in OF_ROLLOUT}
     for column, dtype in (OF_ROLLOUT | OF_GRADING).items():
         array = given[column]
-        if array is None and column in ("weight", "old_logprob"):
+        if array is None and column in ("weight", "old_logprob", "reference_logprob"):
             continue
         if array.dtype != dtype or array.shape != (len(rollout),):
             raise ValueError(

@@ -152,7 +152,8 @@ class Theatre:
         return episodes
 
     def _begin(self, ask: Ask, prompt_ids: list[int]) -> Episode:
-        sampling = replace(self.sampling, seed=ask.seed, **({"temperature": 0.0} if ask.greedy else {}))
+        temperature = 0.0 if ask.greedy else self.sampling.temperature
+        sampling = replace(self.sampling, seed=ask.seed, temperature=temperature)
         return Episode(ask.task, ask.group, prompt_ids, sampling, list(ask.task.messages))
 
     def _submit(self, episode: Episode, ids: list[int]) -> Completion:
@@ -204,7 +205,9 @@ class Theatre:
         text = self._render(asked, prompt=True)
         _, found, after = text.rpartition(SENTINEL)
         if not found:
-            raise UserError("The chat template does not show an assistant's turn, so no environment can answer one.")
+            raise UserError(
+                "The chat template does not show an assistant's turn, so no environment can answer one."
+            )
         [ids] = encode_continuations(self.tokenizer, [after])
         return ids[1:] if ended and ids and ids[0] in self.policy.stop_ids else ids
 
@@ -215,4 +218,3 @@ class Theatre:
                 list(messages), tools=tools, add_generation_prompt=prompt, tokenize=False
             )
         )
-

@@ -43,7 +43,9 @@ class Collector:
     seed: int
     waves: int = 1  # dynamic sampling plays up to this many times `prompts` tasks to fill a round
     reference: ScoreRollouts | None = None  # log-probs under the reference, where the recipe reads them
-    old: ScoreRollouts | None = None  # log-probs under the policy as it is now, where a round has several updates
+    old: ScoreRollouts | None = (
+        None  # log-probs under the policy as it is now, where a round has several updates
+    )
     seconds: dict[str, float] | None = None  # where the time of the last round went
 
     def __call__(self, round: int) -> list[Graded]:
@@ -78,9 +80,10 @@ class Collector:
             handles[index] = self.graders.submit([episode.attempt()])
 
         episodes = self.theatre.play(asks, grade)
-        verdicts = [handles[index].result()[0] for index in range(len(asks))]
+        verdicts = [handles[index].verdicts()[0] for index in range(len(asks))]
         own = [
-            (ask, episode.rollout(), verdict) for ask, episode, verdict in zip(asks, episodes, verdicts, strict=True)
+            (ask, episode.rollout(), verdict)
+            for ask, episode, verdict in zip(asks, episodes, verdicts, strict=True)
         ]
         everyone = sorted(dist.gather_objects(own), key=lambda part: part[0].group)
         greedy = {ask.group: _value(verdict) for ask, _, verdict in everyone if ask.greedy}
@@ -97,7 +100,10 @@ class Collector:
 
     def _full(self, played: list[tuple[Rollout, Verdict]]) -> bool:
         signal = self._signal(played)
-        return len({rollout.group for (rollout, _), good in zip(played, signal, strict=True) if good}) >= self.prompts
+        return (
+            len({rollout.group for (rollout, _), good in zip(played, signal, strict=True) if good})
+            >= self.prompts
+        )
 
     def _best_groups(self, played: list[tuple[Rollout, Verdict]]) -> list[tuple[Rollout, Verdict]]:
         """The first `prompts` groups that carry a signal; others fill up where there are too few."""
@@ -116,7 +122,9 @@ class Collector:
                 "Mend the reward and resume the run.",
                 1,
             )
-        reference = self.reference(rollouts) if self.reference is not None and self.recipe.needs_reference else None
+        reference = (
+            self.reference(rollouts) if self.reference is not None and self.recipe.needs_reference else None
+        )
         old = self.old(rollouts) if self.old is not None else None
         credit = assign(self.recipe, self._round(played, greedy, reference))
         starts = np.cumsum([0, *(len(rollout) for rollout in rollouts)])

@@ -58,7 +58,9 @@ class ExperienceSource:
         round, update = divmod(step, self.updates)
         graded = self._round(round)
         groups = self._share(graded, round, update)
-        return [collate_groups(bin, self.share_prompts) for bin in self._bins(groups)[self.rank :: self.world]]
+        return [
+            collate_groups(bin, self.share_prompts) for bin in self._bins(groups)[self.rank :: self.world]
+        ]
 
     def metrics(self, step: int) -> Metrics:
         """What the round was like, logged with its first step."""

@@ -1,0 +1,273 @@
+"""Reinforcement learning from settings to a finished run folder; `stage` does what every pipeline shares.
+
+    environment -> collector (play, grade, credit) -> experience source -> policy gradient
+
+In the synchronous run the engine samples from the very weights that train. With staleness it has a copy of its
+own and samples in a thread while the learner learns.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rung import dist
+from rung.advantages.recipes import RECIPES, Recipe
+from rung.batch import Batch, Rollout, TokenScores, collate
+from rung.config import to_dict
+from rung.data.pack import pack
+from rung.data.tokens import token_policy
+from rung.diagnose.facts import facts_of, round_facts
+from rung.diagnose.health import Health
+from rung.envs.environment import Environment
+from rung.envs.load import load_environment
+from rung.errors import RunStopped, UserError
+from rung.methods import find
+from rung.models.decoder import Decoder
+from rung.models.fingerprint import fingerprint
+from rung.models.folder import read_generation_config
+from rung.models.hub import resolve
+from rung.models.policy import score
+from rung.pipelines.setup import Subject
+from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
+from rung.rewards.score import Score
+from rung.rewards.user import load_reward
+from rung.rewards.workers import Graders
+from rung.rollouts.columns import Graded
+from rung.rollouts.engine import Engine
+from rung.rollouts.episodes import Ask, Theatre
+from rung.rollouts.request import Sampling
+from rung.rollouts.store import RolloutStore
+from rung.settings_rl import Rl
+from rung.sources.collector import Collector
+from rung.sources.experience import ExperienceSource, example
+from rung.train import Metrics
+
+
+def rl(settings: Rl, command: str = "rl") -> Path:
+    """Train and return the run folder. Continues the run where `settings.resume` names one."""
+    stage = open_stage(command, settings)
+    recipe = recipe_of(settings)
+    environment = load_environment(
+        settings.env, seed=settings.seed, train_size=settings.train_tasks, test_size=settings.test_tasks
+    )
+    reward = load_reward(settings.reward) if settings.reward else environment.reward
+    subject, state = load_stage(stage)
+    if not isinstance(subject.model, Decoder):
+        raise UserError(
+            f"{settings.model} is not of a family rung decodes itself, and its engine samples from those only. "
+            "`rung doctor` lists them."
+        )
+    updates = settings.updates or recipe.updates
+    limits: dict[str, Any] = dict(
+        wall_seconds=settings.grader_seconds, memory_bytes=int(settings.grader_memory * 1e9)
+    )
+    with Graders(reward, **limits) as graders, Graders(environment.reward, **limits) as verifiers:
+        player = Player(settings, recipe, environment, subject, subject.model, graders, verifiers, updates)
+        return player.train(stage, state)
+
+
+def recipe_of(settings: Rl) -> Recipe:
+    """The recipe of the method's name with the parts that were set."""
+    recipe = RECIPES[settings.method]
+    parts = {name: value for name, value in to_dict(settings.parts).items() if value is not None}
+    loss = {name: value for name, value in to_dict(settings.loss).items() if value is not None}
+    recipe = replace(recipe, **parts, loss_options={**recipe.loss_options, **loss})
+    if settings.group is not None:
+        recipe = replace(recipe, group_size=settings.group)
+    if recipe.loss_options.get("aggregation") == "fixed" or recipe.loss == "dr_grpo":
+        recipe = replace(recipe, loss_options={"max_length": settings.max_tokens, **recipe.loss_options})
+    if recipe.needs_hidden or recipe.offline:
+        raise UserError(f"--method {settings.method} needs more than rollouts; it is not a command yet.")
+    return recipe
+
+
+@dataclass
+class Player:
+    """The parts of one run, put together."""
+
+    settings: Rl
+    recipe: Recipe
+    environment: Environment
+    subject: Subject
+    model: Decoder  # the subject's
+    graders: Graders
+    verifiers: (
+        Graders  # the environment's own reward: what held-out tasks are judged by, whatever is trained on
+    )
+    updates: int
+    heldout: tuple[float, ...] | None = None  # the last evaluation's scores, until a round has looked at them
+
+    def train(self, stage: Stage, state: Any) -> Path:
+        settings, recipe, model = self.settings, self.recipe, self.model
+        self.health = Health()
+        reference = copy.deepcopy(model).requires_grad_(False) if recipe.needs_reference else None
+        sampled = copy.deepcopy(model).requires_grad_(False) if settings.staleness else model
+        self.engine = Engine(
+            sampled,
+            slots=settings.slots,
+            batch_invariant=settings.batch_invariant,
+            tokenizer=self.subject.tokenizer,
+        )
+        self.theatre = self._theatre(settings.temperature, settings.top_p)
+        collector = Collector(
+            self.theatre, self.graders, recipe, self.environment.train, settings.prompts, settings.seed,
+            waves=settings.waves,
+            reference=partial(self._score_rollouts, reference) if reference is not None else None,
+            old=partial(self._score_rollouts, model) if self.updates > 1 and not settings.staleness else None,
+        )  # fmt: skip
+        source = ExperienceSource(
+            collector,
+            RolloutStore(Path(), self._decode),
+            updates=self.updates, epochs=settings.epochs, micro_tokens=settings.micro_tokens,
+            share_prompts=settings.share_prompts, seed=settings.seed, rank=dist.rank(), world=dist.world(),
+            rounds=settings.rounds, staleness=settings.staleness, freeze=self._freeze,
+            began=partial(self._began, collector),
+        )  # fmt: skip
+        self.source = source
+        config = {
+            "data_digest": tasks_digest(self.environment),
+            "recipe": {**to_dict(recipe)},
+            "loss": f"{recipe.loss} with {dict(recipe.loss_options) or 'its defaults'}, credit {recipe.estimator}",
+        }
+        try:
+            return run_stage(
+                stage, self.subject, state, source, partial(self._score, model),
+                partial(find(recipe.loss), **recipe.loss_options),
+                steps=settings.rounds * self.updates,
+                config=config,
+                lines=self._lines(),
+                mean_context=settings.max_tokens,
+                evaluate=self._evaluate if len(self.environment.test) else None,
+                opened=self._opened,
+            )  # fmt: skip
+        finally:
+            source.close()
+
+    def _opened(self, run: Any, step: int) -> None:
+        """The run folder is there, at `step`."""
+        self.run = run
+        self.source.store = RolloutStore(run.path, self._decode)
+        self.source.resume(step)
+        for round in self.source.store.rounds()[:-1] if step % self.updates else self.source.store.rounds():
+            self.health.feed(facts_of(round, self.source.store.read(round)))
+
+    def _theatre(self, temperature: float, top_p: float = 1.0) -> Theatre:
+        settings, tokenizer = self.settings, self.subject.tokenizer
+        policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)) or None)
+        sampling = Sampling(settings.max_tokens, temperature, top_p, entropy=True)
+        return Theatre(
+            self.engine, self.environment, tokenizer, policy, sampling, max_length=settings.max_length
+        )
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.subject.tokenizer.decode(ids))
+
+    # -- while it runs -------------------------------------------------------------------------------------
+
+    def _freeze(self, round: int) -> None:
+        """The weights that `round` is sampled with are those of this moment."""
+        if self.engine.model is not self.model:
+            with torch.no_grad():
+                for ours, theirs in zip(self.engine.model.parameters(), self.model.parameters(), strict=True):
+                    ours.copy_(theirs)
+        self.engine.refresh(round * self.updates, fingerprint(self.model, trained_only=True))
+
+    def _began(self, collector: Collector, round: int, graded: list[Graded]) -> Metrics:
+        """What is said of a round when its first update begins: facts to log, findings to warn of."""
+        if not self.settings.staleness:
+            self.engine.sleep()
+        for finding in self.health.feed(facts_of(round, graded, heldout=self.heldout)):
+            if dist.rank() == 0:
+                console.print(f"finding  {finding}", highlight=False, markup=False)
+            if finding.severity == "stop" and self.settings.findings == "stop":
+                raise RunStopped(f"Stopped in round {round}: {finding}", 1)
+        self.heldout = None
+        return round_facts(graded) | (collector.seconds or {})
+
+    def _score(self, model: Decoder, batch: Batch) -> TokenScores:
+        settings = self.settings
+        credit_M = batch.column("advantage") * batch.column("weight")
+        return score(
+            model, batch, temperature=settings.temperature or 1.0, head_float32=settings.head_float32,
+            entropy=bool(self.recipe.loss_options.get("entropy_bonus")), credit_M=credit_M,
+            mean_over="sequence" if self._aggregation() == "sequence" else "token",
+        )  # fmt: skip
+
+    def _aggregation(self) -> str:
+        return str(
+            self.recipe.loss_options.get(
+                "aggregation", "sequence" if self.recipe.loss in ("grpo", "gspo") else ""
+            )
+        )
+
+    @torch.no_grad()
+    def _score_rollouts(self, model: Decoder, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
+        """Log-probs of each rollout's own tokens, zeros where the world wrote, `[T]` float32."""
+        zeros = [np.zeros(len(rollout), np.float32) for rollout in rollouts]
+        examples = [example(Graded(r, Score(0), zero, zero)) for r, zero in zip(rollouts, zeros, strict=True)]
+        training = model.training
+        model.eval()
+        model.batch_invariant, before = self.settings.batch_invariant, model.batch_invariant
+        for members in pack([len(e) for e in examples], max(self.settings.micro_tokens, *map(len, examples))):
+            batch = collate([examples[i] for i in members]).to(self.subject.device)
+            scores = score(
+                model,
+                batch,
+                temperature=self.settings.temperature or 1.0,
+                head_float32=self.settings.head_float32,
+            )
+            logprob_M, document_M = scores.logprob_M.cpu().numpy(), scores.document_M.cpu().numpy()
+            for place, i in enumerate(members):
+                zeros[i][rollouts[i].by_model] = logprob_M[document_M == place]
+        model.train(training)
+        model.batch_invariant = before
+        return zeros
+
+    def _evaluate(self) -> Metrics:
+        """Held-out tasks, one answer each, graded as in training."""
+        began = time.perf_counter()
+        self.engine.refresh(
+            self.engine.version, self.engine.digest
+        ) if self.engine.model is self.model else None
+        tasks = [
+            self.environment.test[i] for i in range(min(len(self.environment.test), self.settings.test_tasks))
+        ]
+        asks = [Ask(task, i, 7_919 + i) for i, task in enumerate(tasks)][dist.rank() :: dist.world()]
+        episodes = self._theatre(self.settings.eval_temperature).play(asks)
+        own = self.verifiers.grade([episode.attempt() for episode in episodes])
+        self.engine.sleep()
+        scores = [verdict.value for verdict in dist.gather_objects(own) if isinstance(verdict, Score)]
+        if scores and min(scores) >= 0 and max(scores) <= 1:
+            self.heldout = tuple(scores)
+        return {
+            "heldout_score": float(np.mean(scores)) if scores else float("nan"),
+            "heldout_solved": float(np.mean([value >= 1 for value in scores])) if scores else float("nan"),
+            "eval_seconds": time.perf_counter() - began,
+        }
+
+    def _lines(self) -> list[tuple[str, str]]:
+        s, r = self.settings, self.recipe
+        return [
+            ("tasks", f"{self.environment.name}: {len(self.environment.train):,} to train on, "
+                      f"{len(self.environment.test):,} held out"),
+            ("rounds", f"{s.rounds}, each {s.prompts} prompts x {r.group_size} answers of up to {s.max_tokens} tokens, "
+                       f"{self.updates} update{'s' * (self.updates > 1)} a round"),
+        ]  # fmt: skip
+
+
+def tasks_digest(environment: Environment) -> str:
+    """What a resumed run is held to: the environment's name and its first tasks, whole."""
+    import hashlib
+
+    first = [environment.train[i] for i in range(min(16, len(environment.train)))]
+    text = repr([(task.key, task.messages, task.reference) for task in first])
+    return hashlib.sha256(f"{environment.name} {len(environment.train)} {text}".encode()).hexdigest()
