@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
         "envs", "EnvsList", "list_environments", "environments to train and test on", "data"
     ),
     "envs show": Command("envs", "EnvsShow", "show", "a task, its prompt, how answers are graded", "data"),
+    "data ches": Command("ches", "DataChes", "main", "pairs that would make DPO lower both answers", "data"),
     "runs list": Command("runs", "RunsList", "list_runs", "the runs in a folder", "runs"),
     "runs show": Command("runs", "RunsShow", "show", "one run: state, metrics, what they mean", "runs"),
     "runs compare": Command("runs", "RunsCompare", "compare", "runs side by side", "runs"),
