@@ -19,6 +19,8 @@ from rung.envs.generated import Problem, example_problem, generated, seeded
 from rung.errors import UserError
 from rung.rewards.countdown import Countdown
 
+TRIES = 500
+
 
 def countdown(
     name: str,
@@ -41,8 +43,13 @@ def countdown(
     if not 1 <= min_value <= max_value:
         raise UserError(f"{name}: min_value={min_value} and max_value={max_value} must be in order, from 1")
 
+    if target and not (1 <= target <= max_target and max_numbers <= 4):
+        raise UserError(
+            f"{name}: target={target} must lie in 1 to max_target={max_target}, with max_numbers up to 4"
+        )
+
     def make(random_: random.Random) -> Problem:
-        for _ in range(10_000):
+        for _ in range(TRIES):
             count = random_.randint(min_numbers, max_numbers)
             numbers = [random_.randint(min_value, max_value) for _ in range(count)]
             solution, value = solve(numbers, target) if target else combined(numbers, random_)
@@ -55,7 +62,7 @@ def countdown(
                 identity = f"{sorted(numbers)} {value}"
                 reference = {"numbers": numbers, "target": int(value)}
                 return Problem(question, reference, solution, identity=identity)
-        raise UserError(f"{name}: 10,000 deals gave no solvable task; widen the numbers or the target")
+        raise UserError(f"{name}: {TRIES} deals gave no solvable task; widen the numbers or the target")
 
     draw, ask = seeded(make), asker(format, name)
     problem = example_problem(draw)

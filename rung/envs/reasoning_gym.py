@@ -10,6 +10,7 @@ Where nonsense gets full marks too, the answer must be the reference word for wo
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,12 +63,6 @@ def reasoning_gym(
 
 def check(name: str, dataset: str, options: tuple[tuple[str, str], ...]) -> None:
     """Everything about a data set and its options that can be wrong."""
-    try:
-        from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise UserError(f"{name}: needs the package reasoning-gym; pip install 'rung[tasks]'") from error
-    if dataset not in DATASETS or dataset == "composite":
-        raise UserError(f"{name}: reasoning-gym has no data set {dataset!r}; {closest(dataset, DATASETS)}")
     if dataset in UNREPEATABLE:
         raise UserError(
             f"{name}: an item of {dataset} is not the same when it is made again, so a key would not name a task; "
@@ -78,6 +73,12 @@ def check(name: str, dataset: str, options: tuple[tuple[str, str], ...]) -> None
             f"{name}: what reasoning-gym makes for {dataset} depends on Python's hash seed, so a resumed run would "
             "see other tasks; start with PYTHONHASHSEED=0 in the environment"
         )
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise UserError(f"{name}: needs the package reasoning-gym; pip install 'rung[tasks]'") from error
+    if dataset not in DATASETS or dataset == "composite":
+        raise UserError(f"{name}: reasoning-gym has no data set {dataset!r}; {closest(dataset, DATASETS)}")
     reject_unknown(name, dict(options), kinds(dataset))
     for key, text in options:
         convert(name, key, text, kinds(dataset)[key])
@@ -128,7 +129,9 @@ def problem(entry: dict[str, Any]) -> Problem:
     solution = entry["answer"]
     if solution is None:
         solution = next((entry["metadata"][key] for key in SOLUTIONS if key in entry["metadata"]), None)
-    return Problem(entry["question"], entry, None if solution is None else str(solution))
+    if isinstance(solution, dict | list):
+        solution = json.dumps(solution)
+    return Problem(entry["question"], entry, solution)
 
 
 @dataclass(frozen=True)

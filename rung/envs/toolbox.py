@@ -29,9 +29,8 @@ def calculator() -> Tool:
 
 def python(run_program: Callable[[str], str]) -> Tool:
     """`run_program` runs a program in a sandbox and returns what it printed, or its error, as text."""
-    return Tool(
-        "python", "Runs a program and returns what it prints.", {"code": {"type": "string"}}, run_program
-    )
+    described, form = "Runs a program and returns what it prints.", {"code": {"type": "string"}}
+    return Tool("python", described, form, {"code": "print(2**10)"}, lambda code: run_program(code))
 
 
 def search(documents: Mapping[str, str], most: int = 3) -> Tool:
