@@ -31,7 +31,8 @@ from rung.models.hub import load_tokenizer, resolve
 from rung.models.load import load_model
 from rung.pipelines.setup import choose_device, choose_dtype
 from rung.pipelines.sft import sft
-from rung.rollouts.generate import Sampling, generate
+from rung.rollouts.hf import sampler_for
+from rung.rollouts.request import Sampling
 from rung.settings import Optimizer, Sft
 
 MODEL = "smollm2-135m"
@@ -91,10 +92,9 @@ def measure(name: str, tasks: list[dict]) -> tuple[int, list[str]]:
         )
         for task in tasks
     ]
-    answers = []
-    for start in range(0, len(prompts), 200):
-        part = generate(model, prompts[start : start + 200], Sampling(56, 1.0, 1.0, stop_ids, seed=start))
-        answers += [tokenizer.decode(ids, skip_special_tokens=True) for ids in part]
+    sampling = Sampling(max_tokens=56, temperature=1.0, stop_ids=stop_ids)
+    completions = sampler_for(model, slots=100).generate(prompts, sampling)
+    answers = [tokenizer.decode(one.token_ids, skip_special_tokens=True) for [one] in completions]
     return sum(map(graded, answers, tasks)), answers
 
 

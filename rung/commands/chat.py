@@ -38,11 +38,13 @@ def main(settings: Chat) -> int:
     from rung.models.folder import read_generation_config
     from rung.models.hub import load_tokenizer, resolve
     from rung.models.load import load_model
-    from rung.rollouts.generate import Sampling, stream
+    from rung.rollouts.hf import sampler_for
+    from rung.rollouts.request import Sampling
 
     tokenizer = load_tokenizer(settings.model)
     policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)))
     model = load_model(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    sampler = sampler_for(model, slots=1)  # one row, whose cache the next turn starts from
     opening = [{"role": "system", "content": settings.system}] if settings.system else []
     messages = list(opening)
     for turn, line in enumerate(turns()):
@@ -58,14 +60,14 @@ def main(settings: Chat) -> int:
                 "Begin anew with /new."
             )
         sampling = Sampling(
-            min(settings.max_new_tokens, room),
-            settings.temperature,
-            settings.top_p,
-            policy.stop_ids,
-            settings.seed + turn,
+            max_tokens=min(settings.max_new_tokens, room),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            stop_ids=policy.stop_ids,
+            seed=settings.seed + turn,
         )
         answer = ""
-        for piece in pieces(tokenizer, stream(model, prompt, sampling)):
+        for piece in pieces(tokenizer, sampler.stream(prompt, sampling)):
             answer += piece
             print(piece, end="", flush=True)
         print()

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -14,13 +14,19 @@ from rung.errors import UserError
 
 if TYPE_CHECKING:
     from rung.data.tokens import TokenPolicy
+    from rung.rollouts.engine import Engine
+    from rung.rollouts.hf import HfSampler
+    from rung.rollouts.request import Completion, Sampling
 
 Prompt = str | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Complete prompts. One prompt prints its answer; a file of prompts prints one JSON object a line."""
+    """Complete prompts. One prompt prints its answer; a file of prompts prints one JSON object a line.
+
+    How tokens are chosen, in the order in which the options apply: docs/sampling.md.
+    """
 
     model: tyro.conf.Positional[str]
     """A known name, a Hugging Face id, a folder, a run folder or a .gguf file."""
@@ -30,16 +36,32 @@ class Generate:
     """A JSONL or Parquet file whose rows have `prompt` (text or messages) or `messages`."""
     chat: bool = True
     """Put text prompts through the chat template as a user's turn; off, continue the plain text."""
+    samples: int = 1
+    """Answers to each prompt."""
     max_new_tokens: int = 256
     """Longest answer in tokens."""
+    min_new_tokens: int = 0
+    """No token that ends an answer before this many."""
     temperature: float = 1.0
     """0 is greedy."""
+    top_k: int = 0
+    """Sample from this many likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens with this much probability."""
+    min_p: float = 0.0
+    """Sample from tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that the prompt or the answer has already become less likely."""
     stop: tuple[int, ...] = ()
     """Token ids that end an answer, besides the model's own."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end an answer; they are not printed."""
+    logprobs: bool = False
+    """Print one JSON object an answer, with its token ids and their log-probs."""
     batch: int = 32
-    """Prompts sampled together."""
+    """Answers sampled together."""
+    backend: Literal["rung", "hf"] = "rung"
+    """rung's engine, or transformers as an independent second opinion."""
     seed: int = 0
     """Everything random."""
 
@@ -52,35 +74,79 @@ def main(settings: Generate) -> int:
     from rung.models.folder import read_generation_config
     from rung.models.hub import load_tokenizer, resolve
     from rung.models.load import load_model
-    from rung.rollouts.generate import Sampling, check, generate
+    from rung.rollouts.hf import open_with_transformers, sampler_for
+    from rung.rollouts.request import Sampling, check
 
     tokenizer = load_tokenizer(settings.model)
     policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)))
     prompts = [prompt_ids(row, tokenizer, policy, settings.model) for row in rows]
-    model = load_model(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    opened = load_model if settings.backend == "rung" else open_with_transformers
+    model = opened(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     sampling = Sampling(
-        settings.max_new_tokens,
-        settings.temperature,
-        settings.top_p,
-        (*policy.stop_ids, *settings.stop),
-        settings.seed,
+        max_tokens=settings.max_new_tokens,
+        min_tokens=settings.min_new_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+        stop_ids=(*policy.stop_ids, *settings.stop),
+        stop_strings=settings.stop_strings,
+        seed=settings.seed,
     )
-    check(model, prompts, sampling)  # all of them, before the first answer is printed
-    alone = len(rows) == 1 and not settings.file
-    for start in range(0, len(rows), settings.batch):
-        part = slice(start, start + settings.batch)
-        own = replace(sampling, seed=settings.seed + start)  # or each batch would repeat the first one's dice
-        for row, ids in zip(rows[part], generate(model, prompts[part], own), strict=True):
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            line = {"prompt": row, "completion": text}
-            print(text if alone else json.dumps(line, ensure_ascii=False), flush=True)
+    c = model.config  # all prompts, before the first answer is printed
+    check(prompts, sampling, context=c.context, vocabulary=c.vocabulary)
+    sampler = sampler_for(model, slots=settings.batch, tokenizer=tokenizer)
+    plain = len(rows) == 1 and not (settings.file or settings.logprobs or settings.samples > 1)
+    for row, group in zip(rows, answers(sampler, prompts, sampling, settings.samples), strict=True):
+        for number, completion in enumerate(group):
+            line = described(row, number, completion, tokenizer, settings)
+            print(line["completion"] if plain else json.dumps(line, ensure_ascii=False), flush=True)
     return 0
+
+
+def answers(
+    sampler: Engine | HfSampler, prompts: list[list[int]], sampling: Sampling, n: int
+) -> Iterator[list[Completion]]:
+    """n answers to each prompt in their order, each prompt's as soon as they are whole."""
+    from rung.rollouts.engine import Engine, sample_seed
+
+    if not isinstance(sampler, Engine):
+        yield from sampler.generate(prompts, sampling, n)
+        return
+    groups = [
+        [sampler.submit(p, replace(sampling, seed=sample_seed(sampling.seed, i, j))) for j in range(n)]
+        for i, p in enumerate(prompts)
+    ]
+    for group in groups:
+        while not all(completion.finish for completion in group):
+            sampler.step()
+        yield group
+
+
+def described(
+    row: Prompt, number: int, completion: Completion, tokenizer: Any, settings: Generate
+) -> dict[str, Any]:
+    """One answer as it is printed: its text up to a stop string, and the numbers that were asked for."""
+    text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+    ends = [text.find(stop) for stop in settings.stop_strings if stop in text]
+    line: dict[str, Any] = {"prompt": row, "completion": text[: min(ends)] if ends else text}
+    if settings.samples > 1:
+        line["sample"] = number
+    if settings.logprobs:
+        line["token_ids"] = completion.token_ids
+        line["policy_logprob"] = [round(value, 6) for value in completion.policy_logprob]
+        line["sampler_logprob"] = [round(value, 6) for value in completion.sampler_logprob]
+        line["finish"] = completion.finish
+    return line
 
 
 def read_prompts(settings: Generate) -> list[Prompt]:
     """Every prompt as text or as messages; `chat` turns text into one user message."""
     if settings.batch < 1:
-        raise UserError(f"--batch {settings.batch}: at least one prompt is sampled at a time.")
+        raise UserError(f"--batch {settings.batch}: at least one answer is sampled at a time.")
+    if settings.samples < 1:
+        raise UserError(f"--samples {settings.samples}: ask for at least one answer to each prompt.")
     found: list[Prompt] = list(settings.prompt)
     if settings.file:
         found += prompts_of(settings.file)

@@ -87,9 +87,8 @@ def test_same_seed_same_answers(folder, rung):
         return rung("chat", folder, "--max-new-tokens", 8, "--seed", seed, stdin="hi\nhi\n")[1]
 
     assert say(1) == say(1) != say(2)
-    first, second = (
-        rung("chat", folder, "--max-new-tokens", 8, stdin="hi\n/new\nhi\n")[1].strip("\n").split("\n")
-    )
+    out = rung("chat", folder, "--max-new-tokens", 8, stdin="hi\n/new\nhi\n")[1]
+    first, second = out[: len(out) // 2], out[len(out) // 2 :]
     assert first != second, "each turn throws its own dice"
 
 
@@ -219,6 +218,49 @@ def test_a_file_gives_one_json_object_a_line_in_order_whatever_the_batch(folder,
     assert [line["prompt"] for line in lines] == [user[0], talk, user[1], talk[:1]]
 
 
+def test_both_backends_say_what_transformers_says(folder, rung):
+    expected = answer_of_transformers(folder, asked("hello"))
+    for backend in ("rung", "hf"):
+        code, out, _ = rung("generate", folder, "--prompt", "hello", "--backend", backend, *GREEDY)
+        assert (code, out) == (0, expected + "\n")
+
+
+def test_both_backends_throw_the_same_dice_and_report_the_same_numbers(folder, rung):
+    """Every option that shapes the distribution, two samples of two prompts, one JSON object an answer."""
+    words = ["--prompt", "a", "b", "--samples", 2, "--logprobs", "--max-new-tokens", 8, "--min-new-tokens", 5]
+    cuts = ["--temperature", 0.8, "--top-k", 50, "--top-p", 0.9, "--min-p", 0.01, "--repetition-penalty", 1.2]
+    ours, theirs = (
+        [
+            json.loads(line)
+            for line in rung("generate", folder, *words, *cuts, "--backend", backend)[1].split("\n")[:-1]
+        ]
+        for backend in ("rung", "hf")
+    )
+    assert [line["sample"] for line in ours] == [0, 1, 0, 1]
+    assert len({tuple(line["token_ids"]) for line in ours}) == 4
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["token_ids"] == other["token_ids"] and one["finish"] == other["finish"] == "length"
+        for name in ("policy_logprob", "sampler_logprob"):
+            assert one[name] == pytest.approx(other[name], abs=2e-5)
+        assert one["sampler_logprob"] != pytest.approx(one["policy_logprob"], abs=0.1), "two distributions"
+        assert len(one["token_ids"]) == len(one["sampler_logprob"]) == 8
+
+
+def test_a_stop_string_ends_an_answer_and_is_not_printed(folder, rung):
+    free = answer_of_transformers(folder, asked("hello"))
+    stop = free[2:4]
+    expected = free[: free.find(stop)]
+    _, out, _ = rung("generate", folder, "--prompt", "hello", "--stop-strings", stop, *GREEDY)
+    assert out == expected + "\n"
+    line = rung("generate", folder, "--prompt", "hello", "--stop-strings", stop, "--logprobs", *GREEDY)[1]
+    assert json.loads(line)["finish"] == "stop"
+
+
+def test_answers_do_not_depend_on_how_many_are_sampled_together(folder, rung):
+    words = ["--prompt", "a", "bc", "def", "--samples", 2, "--max-new-tokens", 8]
+    assert len({rung("generate", folder, *words, "--batch", n)[1] for n in (1, 2, 32)}) == 1
+
+
 def test_equal_prompts_in_different_batches_throw_their_own_dice(folder, rung):
     words = ["--prompt", *["hello"] * 6]
     _, out, _ = rung("generate", folder, *words, "--batch", 2, "--max-new-tokens", 8)
@@ -258,6 +300,9 @@ def test_a_file_that_cannot_be_used_is_told_before_anything_is_printed(text, mes
         ([], "No prompt was given"),
         (["--prompt", ""], "No prompt was given"),
         (["--prompt", "a", "--batch", "0"], "--batch 0"),
+        (["--prompt", "a", "--samples", "0"], "--samples 0"),
+        (["--prompt", "a", "--min-p", "2"], "min-p 2"),
+        (["--prompt", "a", "--stop-strings", ""], "A stop string is empty"),
         (["--prompt", "a", "--top-p", "0"], "top-p 0"),
         (["--prompt", "a", "--max-new-tokens", "1000"], "model's context of 128"),
     ],
