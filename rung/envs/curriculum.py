@@ -70,7 +70,7 @@ def selected(
     z: float = 1.0,
     confident: bool = True,
 ) -> list[int]:
-    """The indices of the tasks worth training on, in order; of all tasks where none would be left."""
+    """The indices of the tasks worth training on, in order. None left is an error."""
     untried = Results()
     kept = [
         i
