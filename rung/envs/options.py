@@ -20,7 +20,7 @@ from rung.errors import UserError
 def members(spec: str) -> list[tuple[str, float | None]]:
     """The environments of a spec with their weights; one alone has none."""
     parts = [part.strip() for part in re.split(r",(?![^\[]*\])", spec)]
-    if "" in parts:
+    if "" in parts and len(parts) > 1:
         raise UserError(
             f"the environment {spec!r} has an empty part; write for example arithmetic=0.7,countdown=0.3"
         )

@@ -20,7 +20,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from rung.envs.environment import Environment, Messages, Task
 from rung.envs.play import task_of
@@ -39,7 +39,7 @@ def from_verifiers(
     functions = rubric_functions(theirs.rubric)
     if not functions:
         raise UserError(f"{name}: the rubric of this environment has no reward function")
-    grouped = [f.__name__ for f, _ in functions if GROUP_PARAMETERS & set(inspect.signature(f).parameters)]
+    grouped = [f.__name__ for f, *_ in functions if GROUP_PARAMETERS & set(inspect.signature(f).parameters)]
     if grouped:
         raise UserError(
             f"{name}: {grouped[0]} scores a whole group at once; rung grades one attempt at a time"
@@ -53,22 +53,31 @@ def from_verifiers(
         name,
         [task for task in train if str(task.messages) not in asked][:train_size],
         test[:test_size],
-        RubricGrade(functions, theirs, worlds if several else None),
+        RubricGrade(functions, worlds if several else None),
         tuple(getattr(theirs, "oai_tools", None) or ()),
         worlds.reply if several else None,
         limit if several and (limit := getattr(theirs, "max_turns", 10)) > 0 else (10 if several else 1),
     )
 
 
-def rubric_functions(rubric: Any) -> list[tuple[Callable, float]]:
-    """(function, weight) of a rubric, or of a group of them."""
+class Part(NamedTuple):
+    """A function of a rubric, its weight, and the further things its rubric hands it, as its parser."""
+
+    function: Callable
+    weight: float
+    objects: Mapping[str, Any]
+
+
+def rubric_functions(rubric: Any) -> list[Part]:
+    """The functions of a rubric, or of a group of them."""
     if hasattr(rubric, "rubrics"):
-        return [pair for part in rubric.rubrics for pair in rubric_functions(part)]
+        return [part for inner in rubric.rubrics for part in rubric_functions(inner)]
     functions = getattr(rubric, "funcs", None) or getattr(rubric, "reward_funcs", None) or []
     weights = (
         getattr(rubric, "weights", None) or getattr(rubric, "reward_weights", None) or [1.0] * len(functions)
     )
-    return list(zip(functions, weights, strict=True))
+    objects = {"parser": getattr(rubric, "parser", None), **getattr(rubric, "class_objects", {})}
+    return [Part(function, weight, objects) for function, weight in zip(functions, weights, strict=True)]
 
 
 def tasks_of(name: str, theirs: Any, split: str) -> list[Task]:
@@ -161,8 +170,7 @@ def as_theirs(text: str) -> dict[str, Any]:
 class RubricGrade:
     """The weighted sum of a rubric's functions. Trusted, for it must run in this process: here the states are."""
 
-    functions: list[tuple[Callable, float]]
-    theirs: Any
+    functions: list[Part]
     worlds: Worlds | None
     trusted: ClassVar[bool] = True
 
@@ -176,15 +184,16 @@ class RubricGrade:
             )
         except NotRepeatable as error:
             return Failure("invalid", str(error))
-        given = self.arguments(state, list(attempt.messages))
+        completion = list(attempt.messages)
+        given = {key: state[key] for key in ("prompt", "answer", "task", "info")}
+        given |= {"completion": completion, "state": {**state, "completion": completion}}
         total, parts = 0.0, {}
-        for function, weight in self.functions:
+        for function, weight, objects in self.functions:
             parameters = inspect.signature(function).parameters
             takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+            handed = {k: v for k, v in (given | dict(objects)).items() if takes_all or k in parameters}
             try:  # the user's code
-                value = float(
-                    waited(function(**{k: v for k, v in given.items() if takes_all or k in parameters}))
-                )
+                value = float(waited(function(**handed)))
             except Exception as error:
                 return Failure("exception", f"{function.__name__}: {type(error).__name__}: {error}")
             if not math.isfinite(value):
@@ -192,12 +201,6 @@ class RubricGrade:
             parts[function.__name__] = value
             total += weight * value
         return Score(total, parts)
-
-    def arguments(self, state: dict[str, Any], completion: list) -> dict[str, Any]:
-        names = ("prompt", "answer", "task", "info")
-        parser = getattr(self.theirs.rubric, "parser", None) or getattr(self.theirs, "parser", None)
-        given = {key: state[key] for key in names} | {"completion": completion, "parser": parser}
-        return given | {"state": {**state, "completion": completion}}
 
 
 def waited(result: Any) -> Any:
