@@ -116,6 +116,6 @@ def test_beta_zero_does_not_look_at_the_reference():
 
 
 def test_a_reference_at_the_other_end_of_the_world_stays_finite():
-    scores, batch = case([[-0.1, -300.0]], advantage=[[1.0, 1.0]], reference_logprob=[[-300.0, -0.1]])
+    scores, batch = case([[-0.1, -900.0]], advantage=[[1.0, 1.0]], reference_logprob=[[-900.0, -0.1]])
     loss, gradient = run(policy_gradient, scores, batch, beta=0.1)
     assert torch.isfinite(loss.sum) and torch.isfinite(torch.tensor(gradient)).all()

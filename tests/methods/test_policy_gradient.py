@@ -173,11 +173,11 @@ def test_every_methods_keywords_are_settings_with_help_and_take_any_part(name):
 
 
 def test_what_is_measured_by_hand():
-    """Two tokens. old / sampler: 2 and 1/2. current / sampler: 4 and 1/2. reference - current: 0 and log 2."""
+    """Two tokens. old / sampler: 2 and 1/8. current / sampler: 4 and 1/8. reference - current: 0 and log 2."""
     columns = dict(
         advantage=[[1.0, -1.0]],
         old_logprob=[[-1.0 - log(2), -2.0]],
-        sampler_logprob=[[-1.0 - log(4), -2.0 + log(2)]],
+        sampler_logprob=[[-1.0 - log(4), -2.0 + log(8)]],
         reference_logprob=[[-1.0, -2.0 + log(2)]],
     )
     scores, batch = case([[-1.0, -2.0]], entropy=[0.5, 1.5], **columns)
@@ -188,22 +188,52 @@ def test_what_is_measured_by_hand():
             "clipped_low": 0,
             "clipped_high": 0.5,
             "entropy": 1,
-            "sampler_gap": log(2),
-            "sampler_kl": 0,
-            "sampler_kl3": (2 - log(2) - 1 + 0.5 + log(2) - 1) / 2,
-            "importance_mean": 2.25,
-            "importance_square": (16 + 0.25) / 2,
+            "sampler_gap": 2 * log(2),
+            "sampler_kl": log(2),
+            "sampler_kl3": (2 - log(2) - 1 + 1 / 8 + log(8) - 1) / 2,
+            "importance_mean": 4.125 / 2,
+            "importance_square": (16 + 1 / 64) / 2,
             "reference_kl": (1 - log(2)) / 2,
         },
         abs=1e-6,
     )
-    assert derived(means) == {"effective_share": pytest.approx(2.25**2 / 8.125)}  # (4.5)^2 / (2 * 16.25)
+    assert derived(means) == {"effective_share": pytest.approx(4.125**2 / (2 * (16 + 1 / 64)))}
     ratio_M = torch.tensor([2.0, 1.0])
     _, largest = measure(batch, scores.logprob_M, torch.tensor([-1.0 - log(2), -2.0]), ratio_M, {})
-    assert largest == pytest.approx({"ratio_max": 2, "sampler_gap_max": log(2)}, abs=1e-6)
+    assert largest == pytest.approx({"ratio_max": 2, "sampler_gap_max": log(8)}, abs=1e-6)
     corrected = policy_gradient(scores, batch, correction="mis").metrics
     assert {*corrected, *largest, *derived(means)} <= METRICS.keys()
     assert derived({"loss": 1.0}) == {}
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "low", "high"),
+    [(1, 1.5, 0, 1), (1, 0.5, 0, 0), (-1, 0.5, 1, 0), (-1, 1.5, 0, 0), (0, 0.5, 0, 0), (1, 1.1, 0, 0)],
+)
+def test_a_token_counts_as_clipped_where_it_lost_its_gradient(advantage, ratio, low, high):
+    columns = dict(advantage=[[advantage]], old_logprob=[[-1 - log(ratio)]])
+    metrics = policy_gradient(*case([[-1.0]], **columns)).metrics
+    assert (metrics["clipped_low"], metrics["clipped_high"]) == ((low, 1), (high, 1))
+
+
+DEFAULTS = {
+    "grpo": dict(clip_low=0.2, clip_high=0.2, aggregation="sequence", beta=0.0, dual_clip=0.0),
+    "dr_grpo": dict(clip_low=0.2, clip_high=0.2, aggregation="fixed"),
+    "dapo": dict(clip_low=0.2, clip_high=0.28, aggregation="token", dual_clip=0.0),
+    "gspo": dict(clip_low=3e-4, clip_high=4e-4, ratio="sequence", aggregation="sequence"),
+    "cispo": dict(weight_min=0.0, weight_max=5.0, aggregation="token"),
+    "reinforce_plus_plus": dict(clip_low=0.2, clip_high=0.2, aggregation="token"),
+    "reinforce": dict(aggregation="sequence_sum"),
+    "rloo": dict(aggregation="sequence_sum"),
+    "remax": dict(aggregation="sequence_sum"),
+    "reason_maxxer": dict(kl=0.2),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_the_vetted_setting(name):
+    keywords = leaves(method_settings(f"rung.methods.{name}", name))
+    assert DEFAULTS[name].items() <= {key: leaf.default for key, leaf in keywords.items()}.items()
 
 
 def test_nothing_trained_adds_zero_to_sum_and_count():

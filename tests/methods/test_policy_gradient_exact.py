@@ -235,3 +235,13 @@ def test_micro_batches_and_trunks_change_nothing(name, options):
         scores, batch = case(LOGPROB, groups, **COLUMNS)
         assert len(batch) > 3 and len(batch.token_ids_N) < 3 * len(PROMPT) + 6
         same(run(find(name), scores, batch, **options), (whole, gradient))
+
+
+@pytest.mark.parametrize("name", POLICY_GRADIENTS)
+def test_the_path_without_an_old_policy_is_the_path_with_the_current_one_as_old(name):
+    """Numbers that float32 columns hold exactly."""
+    logprob = [[-0.5, -1.25, -3.0], [-2.5], [-1.125, -0.25]]
+    options = {"max_length": 7} if name == "dr_grpo" else {}
+    advantage = COLUMNS["advantage"]
+    fast = run(find(name), *case(logprob, advantage=advantage), **options)
+    same(fast, run(find(name), *case(logprob, advantage=advantage, old_logprob=logprob), **options))

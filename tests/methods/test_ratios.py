@@ -37,6 +37,13 @@ def test_weights_by_hand(correction, level, low, high, weights, cut):
 
 
 @pytest.mark.parametrize(("correction", "level"), KINDS)
+def test_the_weight_is_a_constant(correction, level):
+    old_M = torch.full((5,), -1.0, requires_grad=True)
+    options = dict(correction=correction, level=level, low=0.5, high=2.0)
+    assert not mismatch_weight(old_M, torch.full((5,), -1.1), DOCUMENT, 3, **options)[0].requires_grad
+
+
+@pytest.mark.parametrize(("correction", "level"), KINDS)
 def test_a_perfect_sampler_changes_nothing(correction, level):
     logprob, advantage = [[-1.0, -2.0], [-0.5]], [[1.0, 1.0], [-1.0]]
     plain = run(policy_gradient, *case(logprob, advantage=advantage))[1]
