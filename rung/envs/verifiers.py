@@ -1,4 +1,4 @@
-"""`verifiers`-style environments (its releases before 0.2): a dataset, a rubric, and replies between turns.
+"""`verifiers`-style environments (0.1.x): a dataset, a rubric, and replies between turns.
 
 The object that such a module's `load_environment()` returns is read by its public names:
 
@@ -134,7 +134,7 @@ class Conversation:
         if self.completed():
             return None
         answer = waited(self.theirs.env_response([*before, said], state))
-        if isinstance(answer, tuple):  # (messages, state), before 0.1.6
+        if isinstance(answer, tuple):  # (messages, state), in older releases
             answer, self.state = answer
         self.state["completion"] = [*self.state["completion"], *answer]
         return None if self.state.get("final_env_response") is not None else list(answer)
@@ -142,7 +142,7 @@ class Conversation:
     def completed(self) -> bool:
         check = (
             self.theirs.is_completed
-        )  # is_completed(state), and is_completed(messages, state) before 0.1.8
+        )  # is_completed(state), and is_completed(messages, state) in older releases
         one = len([p for p in inspect.signature(check).parameters.values() if p.kind != p.VAR_KEYWORD]) == 1
         messages = [*self.state["prompt"], *self.state["completion"]]
         return bool(waited(check(self.state) if one else check(messages, self.state)))
@@ -184,7 +184,7 @@ class RubricGrade:
             )
         except NotRepeatable as error:
             return Failure("invalid", str(error))
-        completion = list(attempt.messages)
+        completion = spoken(state) or list(attempt.messages)
         given = {key: state[key] for key in ("prompt", "answer", "task", "info")}
         given |= {"completion": completion, "state": {**state, "completion": completion}}
         total, parts = 0.0, {}
@@ -201,6 +201,14 @@ class RubricGrade:
             parts[function.__name__] = value
             total += weight * value
         return Score(total, parts)
+
+
+def spoken(state: Mapping[str, Any]) -> list[Any]:
+    """What followed the prompt as their environment saw it, calls and all, to the model's last turn."""
+    completion = list(state["completion"])
+    while completion and completion[-1]["role"] != "assistant" and state.get("final_env_response") is None:
+        completion.pop()  # said to a model that had no turn left
+    return completion
 
 
 def waited(result: Any) -> Any:

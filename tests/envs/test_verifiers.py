@@ -69,7 +69,7 @@ class Rising(SingleTurn):
 
 
 class Older(Rising):
-    """Before 0.1.8: is_completed gets the messages too, env_response gives the state back."""
+    """Older releases: is_completed gets the messages too, env_response gives the state back."""
 
     async def is_completed(self, messages, state, **kwargs):
         return sum(m["role"] == "assistant" for m in messages) >= 3
@@ -124,10 +124,17 @@ def test_tool_calls_in_the_text_reach_them_in_openais_form():
             call = messages[-1]["tool_calls"][0]
             return [{"role": "tool", "content": call["function"]["arguments"], "tool_call_id": call["id"]}]
 
+    def calls(completion):
+        return float(sum(len(m.get("tool_calls") or ()) for m in completion))
+
+    theirs = Tools()
+    theirs.rubric = Rubric([calls])
+    called = from_verifiers("tools", theirs)
     environment = from_verifiers("tools", Tools())
     text = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
     attempt, verdict = play(environment, environment.train[0], [text, "2"])
     assert attempt.messages[1] == {"role": "tool", "content": '{"a": 1}', "tool_call_id": "call_0"}
+    assert play(called, called.train[0], [text, text, "2"])[1].value == 2
     assert verdict.value == 1.5 and environment.tools[0]["function"]["name"] == "add"
 
 
