@@ -51,10 +51,12 @@ def arguments(mounts: tuple[str, ...], disk: int, seccomp: int | None) -> list[s
         if Path(path).exists():
             line += ["--ro-bind", path, path]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        if (path := Path("/") / name).is_symlink():
-            line += ["--symlink", str(path.readlink()), str(path)]
-        elif path.exists():
-            line += ["--ro-bind", str(path), str(path)]
+        if (top := Path("/") / name).is_symlink():
+            line += ["--symlink", str(top.readlink()), str(top)]
+        elif top.exists():
+            line += ["--ro-bind", str(top), str(top)]
+    # before the mounts, because a toolchain may stand in /tmp
+    line += ["--size", str(disk), "--perms", "0700", "--tmpfs", "/tmp"]
     for place in mounts:
         line += ["--ro-bind", place, place]
     line += ["--ro-bind", str(INSIDE), "/rung", "--proc", "/proc", "--remount-ro", "/proc", "--dir", "/dev"]
@@ -63,18 +65,7 @@ def arguments(mounts: tuple[str, ...], disk: int, seccomp: int | None) -> list[s
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         line += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
     line += ["--symlink", "/proc/self/fd", "/dev/fd", "--symlink", "/tmp/shm", "/dev/shm"]
-    line += [
-        "--size",
-        str(disk),
-        "--perms",
-        "0700",
-        "--tmpfs",
-        "/tmp",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/tmp",
-    ]
+    line += ["--remount-ro", "/", "--chdir", "/tmp"]
     for name, value in ENVIRONMENT.items():
         line += ["--setenv", name, value]
     return line if seccomp is None else [*line, "--seccomp", str(seccomp)]

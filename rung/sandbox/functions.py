@@ -184,7 +184,7 @@ def verdict(progress: Progress, checks: Checks, subject: Box, judge: Box) -> Res
             return Broken("the tests passed without asking the program for anything", "invalid")
         return Passed(passed=total, total=total)
     test = min(progress.errors, default=max(progress.test, 0))
-    counted = {"passed": progress.passed, "total": total}
+    counted: dict[str, Any] = {"passed": progress.passed, "total": total}
     if progress.stopped == "output":
         return OutputTooLong(test, **counted)
     if progress.stopped and not progress.answered and progress.ours:

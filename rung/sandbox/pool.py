@@ -116,7 +116,7 @@ class Stock:
     """Sandboxes that wait, of the kind last asked for and as many as the last program took."""
 
     def __init__(self, unsafe: bool):
-        self.unsafe, self.boxes, self.taken = unsafe, [], 0
+        self.unsafe, self.taken = unsafe, 0
         self.kind: tuple[tuple[str, ...], int] = ((), Limits().disk)
         self.boxes: list[Box] = [Box(*self.kind, unsafe)]
 

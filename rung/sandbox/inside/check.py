@@ -33,7 +33,7 @@ def main():
                 bind(peer, names, set(tests["entry"]), wanted)
                 asked = True
             exec(statement, names)
-            report = {"ok": not peer.ended}
+            report: dict[str, object] = {"ok": not peer.ended}
         except PeerEndedError:
             report = {"ok": False, "error": "the program ended"}
         except BaseException as error:

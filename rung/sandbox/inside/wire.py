@@ -8,6 +8,7 @@ Remote, whose calls and attributes go back over the wire and whose == is identit
 
 import builtins
 import json
+import os
 
 PLAIN = (type(None), bool, str, float)
 CONTAINERS = {"l": list, "t": tuple, "s": set, "z": frozenset}
@@ -58,7 +59,8 @@ class Peer:
 
     def __init__(self, channel, names=None):
         self.last = None  # the newest answer
-        self.reader, self.writer = open(channel, "rb", closefd=False), open(channel, "wb", closefd=False)
+        self.reader = os.fdopen(channel, "rb", closefd=False)
+        self.writer = os.fdopen(channel, "wb", closefd=False)
         self.names, self.objects, self.ended = names, [], False
 
     # ---- values ----

@@ -7,8 +7,10 @@ from pathlib import Path
 from rung.sandbox.languages.language import Language, Toolchain, outside, which
 
 # One garbage collector thread and the quick compiler: programs here live for a second.
-JVM = ("-Xmx{memory_mb}m", "-Xss64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
-JVM += ("-Xshare:auto", "-XX:ReservedCodeCacheSize=64m", "-XX:CICompilerCount=1")
+JVM = (
+    *("-Xmx{memory_mb}m", "-Xms16m", "-Xss16m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+    *("-XX:-UsePerfData", "-Xshare:auto", "-XX:ReservedCodeCacheSize=64m", "-XX:CICompilerCount=1"),
+)
 
 
 def find() -> Toolchain | None:
@@ -28,7 +30,7 @@ def find() -> Toolchain | None:
         ),
         version=(java, "-version"),
         mounts=jdk_mounts(java, javac),
-        runtime_memory=400 << 20,
+        runtime_memory=700 << 20,
         runtime_processes=40,
     )
 

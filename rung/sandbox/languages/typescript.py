@@ -31,24 +31,40 @@ def find() -> Toolchain | None:
     node, package = javascript.find(), compiler()
     if node is None or package is None:
         return None
+    script = str(package / "lib/tsc.js")
+    eraser = ("erase.cjs", str(package))
+    if not is_library(package):
+        eraser = (
+            script,
+            "main.ts",
+            "--noCheck",
+            "--noEmitOnError",
+            *("--target", "es2022", "--module", "commonjs"),
+        )
     return Toolchain(
         node.run,
-        compile=(node.run[0], "erase.cjs", str(package)),
-        version=(node.run[0], "-p", f"require({str(package)!r}).version"),
-        mounts=(*node.mounts, *outside(package)),
+        compile=(node.run[0], *eraser),
+        version=(node.run[0], script, "--version"),
+        # what tsc needs lies beside it
+        mounts=(*node.mounts, *outside(package if is_library(package) else package.parent)),
         extra_files={"erase.cjs": ERASE},
         runtime_memory=node.runtime_memory,
         runtime_processes=node.runtime_processes,
     )
 
 
+def is_library(package: Path) -> bool:
+    """Up to 6 the compiler can be called from JavaScript, one file at a time; 7 is a program of its own."""
+    return (package / "lib/typescript.js").is_file()
+
+
 def compiler() -> Path | None:
-    """The npm package: beside the tsc on the PATH, in this folder's node_modules, or where NODE_PATH says."""
+    """The npm package: behind the tsc on the PATH, in this folder's node_modules, or where NODE_PATH says."""
     tsc = which("tsc")
     places = [Path(tsc).parent.parent] if tsc else []
-    places += [Path.cwd() / "node_modules/typescript", Path("/usr/share/nodejs/typescript")]
+    places += [Path.cwd() / "node_modules/typescript"]
     places += [Path(place) / "typescript" for place in os.environ.get("NODE_PATH", "").split(":") if place]
-    return next((place.resolve() for place in places if (place / "lib/typescript.js").is_file()), None)
+    return next((place.resolve() for place in places if (place / "lib/tsc.js").is_file()), None)
 
 
 LANGUAGE = Language(
@@ -57,6 +73,6 @@ LANGUAGE = Language(
     "main.ts",
     ("typescript", "ts"),
     find,
-    "npm install -g typescript@5 (and nodejs)",
+    "npm install -g typescript (and nodejs)",
     'const word: string = "hello";\nconsole.log(word);\n',
 )
