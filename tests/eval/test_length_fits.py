@@ -121,7 +121,7 @@ def test_the_interval_covers_over_tasks():
         t, y, _ = draw(constant_hazard(50), 100 + seed, tasks=40, attempts=2)
         rows = half_life_over(t, y, np.arange(40).repeat(2), seed, draws=200)
         hits += rows.low <= 50 <= rows.high
-    assert 53 <= hits
+    assert hits >= 53
 
 
 def test_too_little_is_refused():
