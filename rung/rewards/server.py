@@ -22,18 +22,11 @@ from dataclasses import dataclass, field
 
 from rung.rewards.channel import Channel
 from rung.rewards.score import Failure, Verdict
-from rung.rewards.worker import Limits, work
+from rung.rewards.worker import Limits, Setup, work
 
 LOADING_SECONDS = 120.0
 TICK = 1.0  # seconds between looks at whether the trainer lives and whether anything is left over
 PR_SET_CHILD_SUBREAPER = 36
-
-
-@dataclass(frozen=True)
-class Setup:
-    reward_pickle: bytes
-    workers: int
-    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -102,9 +95,10 @@ class Server:
 
     def start_worker(self) -> None:
         ours, theirs = socket.socketpair()
+        server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            work(Channel(theirs), self.setup.reward_pickle, self.setup.limits, os.getppid())
+            work(Channel(theirs), self.setup, server)
         theirs.close()
         # A worker that does not read must not stop us. (A timeout of Python's would make `arrived` wait too.)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 10, 0))

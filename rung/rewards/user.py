@@ -17,6 +17,7 @@ import asyncio
 import importlib.util
 import inspect
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -102,7 +103,7 @@ def load_reward(spec: str) -> UserReward:
 
 @cache
 def function_of(file: str, name: str) -> Callable[..., Any]:
-    module = _module(file)
+    module = load_file(file)
     function = getattr(module, name, None)
     if not callable(function):
         there = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
@@ -111,8 +112,9 @@ def function_of(file: str, name: str) -> Callable[..., Any]:
 
 
 @cache
-def _module(file: str) -> Any:
-    name = f"rung_reward_{Path(file).stem}"
+def load_file(file: str) -> Any:
+    """The module of a file, under a name that is the same in every process."""
+    name = module_name(file)
     folder = str(Path(file).parent)
     if folder not in sys.path:
         sys.path.append(folder)  # last: its neighbours can be imported and can hide nothing
@@ -120,8 +122,22 @@ def _module(file: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles inside the file look it up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+def module_name(file: str) -> str:
+    return f"rung_user_{Path(file).stem}_{zlib.crc32(file.encode()):08x}"
+
+
+def files_behind(content: bytes) -> tuple[str, ...]:
+    """The loaded files that a pickle refers to: whoever opens it must load them first."""
+    loaded = [module for name, module in list(sys.modules.items()) if name.startswith("rung_user_")]
+    return tuple(str(module.__file__) for module in loaded if module.__name__.encode() in content)
 
 
 def style_of(function: Callable[..., Any], spec: str) -> Style:

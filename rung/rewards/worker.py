@@ -24,6 +24,7 @@ from typing import NoReturn
 from rung.rewards.calling import failure_of, judge_all
 from rung.rewards.channel import Channel
 from rung.rewards.score import Attempt, Failure, Reward, Verdict
+from rung.rewards.user import load_file
 
 GRADED_BY_ONE = 1000  # attempts, after which a worker is replaced: rewards leak
 PR_SET_PDEATHSIG = 1
@@ -36,12 +37,22 @@ class Limits:
     memory_bytes: int  # of address space
 
 
-def work(channel: Channel, reward_pickle: bytes, limits: Limits, server: int) -> NoReturn:
+@dataclass(frozen=True)
+class Setup:
+    reward_pickle: bytes
+    files: tuple[str, ...]  # of the user's, that the pickle refers to
+    workers: int
+    limits: Limits
+
+
+def work(channel: Channel, setup: Setup, server: int) -> NoReturn:
     """The whole life of a worker. It never returns into the server's code, whatever happens."""
     try:
-        _settle(channel, limits, server)
+        _settle(channel, setup.limits, server)
         try:
-            reward = pickle.loads(reward_pickle)
+            for file in setup.files:
+                load_file(file)
+            reward = pickle.loads(setup.reward_pickle)
         except BaseException as error:  # user code: the boundary
             channel.send(("broken", failure_of(error)))
             os._exit(1)
@@ -49,7 +60,7 @@ def work(channel: Channel, reward_pickle: bytes, limits: Limits, server: int) ->
         me, threads = os.getpid(), threading.active_count()
         for graded in range(1, GRADED_BY_ONE + 1):
             attempts = channel.receive()
-            _allow_cpu(limits.cpu_seconds)
+            _allow_cpu(setup.limits.cpu_seconds)
             verdicts = _graded(reward, attempts)
             if os.getpid() != me:
                 os._exit(0)  # a child the reward forked came back from it too; the verdict is its parent's

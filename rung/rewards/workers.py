@@ -32,8 +32,9 @@ from rung.errors import UserError
 from rung.rewards.calling import is_trusted, judge_all
 from rung.rewards.channel import Channel
 from rung.rewards.score import Attempt, Failure, Reward, Verdict
-from rung.rewards.server import LOADING_SECONDS, Job, Setup
-from rung.rewards.worker import Limits
+from rung.rewards.server import LOADING_SECONDS, Job
+from rung.rewards.user import files_behind
+from rung.rewards.worker import Limits, Setup
 
 # The server finds modules where we find them, whatever the working directory is by then.
 START = (
@@ -90,7 +91,8 @@ class Graders:
         self._closed = False
         if not is_trusted(reward):
             limits = Limits(wall_seconds, int(cpu_seconds), int(memory_bytes))
-            self._setup = Setup(_pickled(reward), workers, limits)
+            content = _pickled(reward)
+            self._setup = Setup(content, files_behind(content), workers, limits)
             self._start()
 
     def grade(self, attempts: Sequence[Attempt]) -> list[Verdict]:
