@@ -57,6 +57,9 @@ COMMANDS: dict[str, Command] = {
     "rollouts": Command(
         "rollouts", "Rollouts", "main", "what a run's model wrote, and what it got for it", "runs"
     ),
+    "languages": Command(
+        "languages", "Languages", "main", "what the sandbox can run on this machine", "tools"
+    ),
     "doctor": Command("doctor", "Doctor", "main", "what this machine and installation can do", "tools"),
     "bench": Command("bench", "Bench", "main", "measure rung, also against its peers", "tools"),
     "config explain": Command("config", "ConfigExplain", "explain", "what a key means", "tools"),

@@ -6,6 +6,7 @@ started before the program arrives; so what a program adds to its own time is a 
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import sys
@@ -138,3 +139,13 @@ class Stock:
     def close(self) -> None:
         for box in self.boxes:
             box.close()
+
+
+def shared(unsafe: bool = False) -> Pool:
+    """The one pool of this process, made when first asked for; it lives as long as the process."""
+    return _shared(unsafe, os.getpid())
+
+
+@functools.cache
+def _shared(unsafe: bool, process: int) -> Pool:  # a forked process has none of its parent's threads
+    return Pool(unsafe=unsafe)

@@ -32,7 +32,7 @@ def find() -> Toolchain | None:
     if node is None or package is None:
         return None
     script = str(package / "lib/tsc.js")
-    eraser = ("erase.cjs", str(package))
+    eraser: tuple[str, ...] = ("erase.cjs", str(package))
     if not is_library(package):
         eraser = (
             script,
