@@ -114,8 +114,8 @@ def policy_gradient(
         loss_M = loss_M - entropy_bonus * scores.entropy_M
     weight_M = _column(batch, "weight", logprob_M, torch.ones_like(logprob_M))
     total, count, name = aggregate(loss_M, weight_M, document_M, documents, aggregation, max_length)
-    means, _ = measure(batch, logprob_M, old_M, ratio_M, measured)
-    return Loss(total, count, name, means)
+    means, largest = measure(batch, logprob_M, old_M, ratio_M, measured)
+    return Loss(total, count, name, means, maxima=largest)
 
 
 def _clip(

@@ -3,14 +3,13 @@
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_case import case, run
 
 from rung.errors import UserError
 from rung.methods import POLICY_GRADIENTS, find
-from rung.methods.policy_gradient import measure, policy_gradient
+from rung.methods.policy_gradient import policy_gradient
 from rung.metrics import METRICS, derived
 from rung.schema import leaves, method_settings
 
@@ -198,8 +197,7 @@ def test_what_is_measured_by_hand():
         abs=1e-6,
     )
     assert derived(means) == {"effective_share": pytest.approx(4.125**2 / (2 * (16 + 1 / 64)))}
-    ratio_M = torch.tensor([2.0, 1.0])
-    _, largest = measure(batch, scores.logprob_M, torch.tensor([-1.0 - log(2), -2.0]), ratio_M, {})
+    largest = policy_gradient(scores, batch).maxima
     assert largest == pytest.approx({"ratio_max": 2, "sampler_gap_max": log(8)}, abs=1e-6)
     corrected = policy_gradient(scores, batch, correction="mis").metrics
     assert {*corrected, *largest, *derived(means)} <= METRICS.keys()

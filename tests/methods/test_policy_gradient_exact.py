@@ -231,6 +231,8 @@ def test_micro_batches_and_trunks_change_nothing(name, options):
         for key, (total, tokens) in whole.metrics.items():
             assert sum(loss.metrics[key][0] for loss, _ in parts) == pytest.approx(total)
             assert sum(loss.metrics[key][1] for loss, _ in parts) == tokens
+        for key, largest in whole.maxima.items():
+            assert max(loss.maxima[key] for loss, _ in parts) == pytest.approx(largest)
     for groups in ([3], [2, 1]):
         scores, batch = case(LOGPROB, groups, **COLUMNS)
         assert len(batch) > 3 and len(batch.token_ids_N) < 3 * len(PROMPT) + 6
