@@ -119,8 +119,9 @@ def similarity(before: Files, after: Files, right: Files) -> float:
         old = before.get(path, "")
         model, wanted = diff(old, after.get(path, old)), diff(old, right.get(path, old))
         if model or wanted:
-            likeness = difflib.SequenceMatcher(None, model, wanted, autojunk=False).ratio()
-            shares.append(likeness if model and wanted else 0.0)
+            shares.append(
+                difflib.SequenceMatcher(None, model, wanted, autojunk=False).ratio()
+            )  # 0 if one is empty
     return sum(shares) / len(shares) if shares else 1.0
 
 

@@ -8,7 +8,7 @@ import pytest
 from rung.errors import UserError
 from rung.rewards.calling import judge, judge_all
 from rung.rewards.score import Abstain, Attempt, Failure, Score
-from rung.rewards.user import load_reward
+from rung.rewards.user import files_behind, load_file, load_reward
 
 ASKED = ({"role": "system", "content": "be brief"}, {"role": "user", "content": "2+2?"})
 ATTEMPTS = [
@@ -150,6 +150,9 @@ def test_neighbouring_files_and_files_of_one_name(tmp_path):
         (tmp_path / folder / f"neighbour_{folder}.py").write_text(f"VALUE = {value}")
         body = f"from neighbour_{folder} import VALUE\ndef f(attempt): return VALUE"
         assert judge(load(tmp_path / folder, body), ATTEMPTS[0]) == Score(value)
+    one, two = (load_file(str(tmp_path / folder / "rewards.py")).f for folder in ("one", "two"))
+    assert (pickle.loads(pickle.dumps(one)), pickle.loads(pickle.dumps(two))) == (one, two)
+    assert files_behind(pickle.dumps(one)) == (str(tmp_path / "one" / "rewards.py"),)
 
 
 @pytest.mark.parametrize(
