@@ -135,16 +135,13 @@ def from_rows(
     ask = with_messages(asker(format, name), format)
     train = [read(row, origin) for row, origin in read_rows(train_path)]
     if test_path:
-        numbered = list(enumerate(train))
         tests = list(enumerate(read(row, origin) for row, origin in read_rows(test_path)))[:test_size]
     else:
         size = min(TEST_SIZE if test_size is None else test_size, len(train) // 4)
         order = sorted(enumerate(train), key=lambda entry: (digest(entry[1]), entry[0]))
-        chosen = {digest(problem) for _, problem in order[:size]}
-        numbered = [(i, problem) for i, problem in enumerate(train) if digest(problem) not in chosen]
         tests = order[:size]
     asked = {identity(problem) for _, problem in tests}
-    kept = [(i, problem) for i, problem in numbered if identity(problem) not in asked][:train_size]
+    kept = [(i, problem) for i, problem in enumerate(train) if identity(problem) not in asked][:train_size]
     example = next((worked(name, problem, format, wrong="no answer") for _, problem in tests or kept), None)
     return Environment(
         name,

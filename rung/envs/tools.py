@@ -75,16 +75,6 @@ def with_tools(
             )
         return answers or None
 
-    def reward(attempt: Attempt) -> Verdict:
-        last = parse(attempt.answer)
-        graded = replace(attempt, answer=last.text) if last.calls else attempt
-        verdict = environment.reward(graded)
-        return (
-            replace(verdict, parts={**verdict.parts, **counts(attempt)})
-            if isinstance(verdict, Score)
-            else verdict
-        )
-
     def prepared(task: Task) -> Task:
         return replace(task, messages=with_system(task.messages, system)) if system else task
 

@@ -18,7 +18,7 @@ def test_combined_numbers_come_to_what_is_said_and_use_each_once(seed):
     random_ = random.Random(seed)
     numbers = [random_.randint(1, 100) for _ in range(random_.randint(2, 6))]
     text, value = combined(numbers, random_)
-    assert evaluate(text)[0] == value and Counter(evaluate(text)[1]) == Counter(numbers)
+    assert evaluate(text)[0] == value >= 0 and Counter(evaluate(text)[1]) == Counter(numbers)
 
 
 @pytest.mark.parametrize("numbers", [[8, 8, 3, 3], [1, 5, 5, 5], [3, 3, 7, 7], [1, 3, 4, 6], [6, 6, 6, 6]])

@@ -49,6 +49,16 @@ def test_the_seed_turns_the_order_and_nothing_else_does():
     assert [one.train[i] for i in (29, 3, 17)] == [one.train[:30][i] for i in (29, 3, 17)]
 
 
+def test_a_member_that_is_always_the_same_begins_elsewhere_with_another_seed():
+    from rung.envs.mixture import mixture
+
+    member = load_environment(
+        "arithmetic", train_size=1000
+    )  # one seed, as rows of a file are one for all seeds
+    starts = {mixture([member], None, seed, 1).train[0].key for seed in range(5)}
+    assert len(starts) == 5
+
+
 def test_every_task_is_graded_and_answered_by_its_own_member():
     environment = load_environment("arithmetic,guess,lookup")
     alone = {name: load_environment(name) for name in ("arithmetic", "guess", "lookup")}

@@ -138,6 +138,21 @@ def test_tool_calls_in_the_text_reach_them_in_openais_form():
     assert verdict.value == 1.5 and environment.tools[0]["function"]["name"] == "add"
 
 
+def test_what_they_would_say_after_the_last_turn_is_not_graded():
+    class Endless(Rising):
+        max_turns = 2
+
+        def __init__(self):
+            super().__init__()
+            self.rubric = Rubric([lambda completion: float(completion[-1]["content"])])
+
+        async def is_completed(self, state):
+            return False
+
+    environment = from_verifiers("endless", Endless())
+    assert play(environment, environment.train[0], ["5", "6", "7"])[1].value == 6
+
+
 def test_a_function_that_raises_is_a_failure_and_not_a_nought():
     def broken(completion):
         raise KeyError("gold")
