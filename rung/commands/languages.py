@@ -67,7 +67,7 @@ def version(command: tuple[str, ...]) -> str:
     except OSError as error:
         return f"broken: {error}"
     lines = [line.strip() for line in (answer.stdout + answer.stderr).splitlines()]
-    told = [line for line in lines if any(letter.isdigit() for letter in line)]
+    told = [line for line in lines if any(letter.isdigit() for letter in line) and "warning" not in line]
     return told[0][:60] if told else "of unknown version"
 
 

@@ -8,7 +8,7 @@ neither says anything of the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast
 
 from rung.errors import UserError
@@ -32,7 +32,7 @@ class Code:
 
     language: str = "python"
     fraction: bool = False
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     unsafe: bool = False  # without a sandbox; see docs/sandbox.md
     # The sandbox bounds what it runs in time and memory, so it needs no process of its own.
     trusted: ClassVar[bool] = True
