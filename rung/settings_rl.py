@@ -97,6 +97,8 @@ class Rl:
     """With dynamic sampling, at most this many times `prompts` tasks are played for a round."""
     max_tokens: int = 256
     """Longest turn of the model."""
+    min_tokens: int = 0
+    """Shortest turn of the model: before it, nothing that would end a turn is drawn."""
     max_length: int | None = None
     """Longest conversation; null is the model's context."""
     temperature: float = 1.0

@@ -47,7 +47,7 @@ from rung.rollouts.episodes import Ask, Theatre
 from rung.rollouts.request import Sampling
 from rung.rollouts.store import RolloutStore
 from rung.settings_rl import Rl
-from rung.sources.collector import Collector
+from rung.sources.collector import Collector, ScoreRollouts
 from rung.sources.experience import ExperienceSource, example
 from rung.train import Metrics
 
@@ -122,7 +122,7 @@ class Player:
             self.theatre, self.graders, recipe, self.environment.train, settings.prompts, settings.seed,
             waves=settings.waves,
             reference=partial(self._score_rollouts, reference) if reference is not None else None,
-            old=partial(self._score_rollouts, model) if self.updates > 1 and not settings.staleness else None,
+            old=self._old_logprobs(),
         )  # fmt: skip
         source = ExperienceSource(
             collector,
@@ -152,6 +152,15 @@ class Player:
         finally:
             source.close()
 
+    def _old_logprobs(self) -> ScoreRollouts | None:
+        """Where the ratio of a round's updates is measured from; None: from the policy of the moment itself.
+
+        A round that was sampled ahead is as old as its sampler, and the clip must know.
+        """
+        if self.settings.staleness:
+            return lambda rollouts: [rollout.sampler_logprob for rollout in rollouts]
+        return partial(self._score_rollouts, self.model) if self.updates > 1 else None
+
     def _opened(self, run: Any, step: int) -> None:
         """The run folder is there, at `step`."""
         self.run = run
@@ -163,7 +172,9 @@ class Player:
     def _theatre(self, temperature: float, top_p: float = 1.0) -> Theatre:
         settings, tokenizer = self.settings, self.subject.tokenizer
         policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)) or None)
-        sampling = Sampling(settings.max_tokens, temperature, top_p, entropy=True)
+        sampling = Sampling(
+            settings.max_tokens, temperature, top_p, min_tokens=settings.min_tokens, entropy=True
+        )
         return Theatre(
             self.engine, self.environment, tokenizer, policy, sampling, max_length=settings.max_length
         )

@@ -128,11 +128,11 @@ class Collector:
         old = self.old(rollouts) if self.old is not None else None
         credit = assign(self.recipe, self._round(played, greedy, reference))
         starts = np.cumsum([0, *(len(rollout) for rollout in rollouts)])
-        trained = credit.kept_R if credit.kept_R.any() else np.ones(len(rollouts), bool)
+        nothing = not credit.kept_R.any()  # no group to learn from: train all with an advantage of 0
         graded = []
         for i, (rollout, verdict) in enumerate(played):
             rows = slice(starts[i], starts[i + 1])
-            weight = credit.columns["weight"][rows] if trained[i] else np.zeros(len(rollout))
+            weight = np.ones(len(rollout)) if nothing else credit.columns["weight"][rows]
             graded.append(
                 Graded(
                     rollout,
