@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hacking_toy import HACKED, HONEST, PHRASE_WORLD, simulate
 
+from rung.diagnose.evidence import lower_bound
 from rung.diagnose.facts import Facts, GroupFacts
-from rung.diagnose.hacking import Divergence, Reference, block_of, rank, share_of
+from rung.diagnose.hacking import Divergence, Reference, block_of, close, rank, share_of
 from rung.diagnose.health import Health
 
 
@@ -122,6 +123,29 @@ def test_blocks_double():
 def test_the_level_is_shared_out_and_never_exceeded():
     shares = [share_of(Reference(k), 0.01) for k in range(5000)]
     assert sum(shares) < 0.01 and sum(shares) == pytest.approx(0.01, rel=1e-3) and shares[0] == 0.005
+
+
+def test_what_a_reference_lets_one_bet_on():
+    """The first reference has half the level, its bound half of that: 0.02. All 200 right bound it at 0.02^(1/200)."""
+    reference = Reference(0, rewards=[0.0], heldout_sum=100.0, heldout_count=200)
+    close(reference, 0.08)
+    bound = lower_bound(0.5, 200, 0.02)
+    assert reference.fall.mean == pytest.approx(1 - bound + 0.03) and bound == pytest.approx(0.402, abs=1e-3)
+    assert reference.flat.mean == pytest.approx(1 - bound - 0.15)
+    perfect = Reference(0, heldout_sum=200.0, heldout_count=200)
+    close(perfect, 0.08)
+    assert (
+        perfect.fall.mean == pytest.approx(1 - 0.02 ** (1 / 200) + 0.03) and perfect.flat is None
+    )  # no room above
+    few = Reference(0, heldout_sum=10.0, heldout_count=20)
+    close(few, 0.08)
+    assert few.fall is not None and few.flat is None  # 20 attempts cannot tell flat from a gain
+    low = Reference(0, heldout_sum=1.0, heldout_count=200)
+    close(low, 0.08)
+    assert low.fall is None  # nothing to fall from
+    unmeasured = Reference(0)
+    close(unmeasured, 0.08)
+    assert unmeasured.fall is unmeasured.flat is None
 
 
 def test_a_rank_by_hand():
