@@ -96,6 +96,10 @@ def _untidy(what: str):
         _let_go(1000)
         while True:
             pass
+    elif what == "twin":
+        return _twin()
+    elif what == "doze":
+        time.sleep(1)
     elif what == "thread":
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
     elif what == "print":
@@ -109,6 +113,18 @@ def _untidy(what: str):
     elif what == "torch":
         return float("torch" in sys.modules or "numpy" in sys.modules)
     return float(what) if what.lstrip("-").isdigit() else 1.0
+
+
+def _twin() -> float:
+    """Returns twice: now in this process, and a little later in one that has left the session."""
+    if os.fork():
+        os.wait()
+        return 1.0
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    time.sleep(0.5)
+    return 99.0
 
 
 def note(attempt: Attempt) -> float:

@@ -126,6 +126,20 @@ def test_each_alone_fails_in_its_kind_within_its_bound(graders, what):
     assert graders.grade(attempts(3)) == [Score(3.0)]
 
 
+@pytest.mark.parametrize("what", ["child", "thread"])
+def test_a_worker_with_something_left_over_is_replaced(what):
+    before = family()
+    with Graders(hostile.misbehave, workers=1, **LIMITS) as pool:
+        first, _, second, third = pool.grade(attempts("pid", what, "pid", "pid"))
+        assert first != second == third
+        assert soon(lambda: len(family() - before) <= 2), "more than the server and its worker"
+
+
+def test_a_verdict_that_comes_twice_counts_once():
+    with Graders(hostile.misbehave, workers=1, **LIMITS) as pool:
+        assert pool.grade(attempts("twin", "doze", 5)) == [Score(1.0), Score(1.0), Score(5.0)]
+
+
 def test_processor_time_is_bounded_too():
     with Graders(hostile.misbehave, workers=1, wall_seconds=60, cpu_seconds=1, memory_bytes=1 << 30) as pool:
         verdicts = pool.grade(attempts(1, "spin", 2))
@@ -221,10 +235,12 @@ def test_the_end_of_the_trainer_is_the_end_of_all(how):
 
 
 def test_a_dead_server_fails_what_it_held_and_is_replaced():
+    before = family()
     with Graders(hostile.misbehave, workers=1, **LIMITS) as pool:
         held = pool.submit(attempts("sleep", 1))
         os.kill(pool._process.pid, signal.SIGKILL)
         assert [verdict.kind for verdict in held.verdicts(20)] == ["crash", "crash"]
+        assert soon(lambda: not family() - before), "its worker outlived it"
         assert pool.grade(attempts(4)) == [Score(4.0)]
 
 
