@@ -238,6 +238,7 @@ def test_a_dead_server_fails_what_it_held_and_is_replaced():
     before = family()
     with Graders(hostile.misbehave, workers=1, **LIMITS) as pool:
         held = pool.submit(attempts("sleep", 1))
+        time.sleep(0.5)  # by now a worker sleeps, and would not see that nobody speaks to it
         os.kill(pool._process.pid, signal.SIGKILL)
         assert [verdict.kind for verdict in held.verdicts(20)] == ["crash", "crash"]
         assert soon(lambda: not family() - before), "its worker outlived it"
