@@ -68,7 +68,7 @@ class Progress:
     broken: str = ""
     ended: bool = False
     stopped: str = ""  # why we stopped: "timeout", "output" or "gone"
-    ours: bool = False  # it is the tests' turn, not the program's
+    asked: bool = False  # the tests have asked the program for something
 
 
 def run_checks(
@@ -117,13 +117,13 @@ def relay(subject: Box, judge: Box, limits: Limits) -> Progress:
                 if note(progress, message):
                     until = min(end, time.monotonic() + limits.seconds)
                 if not own(message) and program.open:
-                    progress.ours = False
+                    progress.asked = True
                     program.send(message, until)
             if not tests.open:
                 progress.stopped = progress.stopped or "gone"
         elif program.open and program.box.channel.fileno() in ready:
             for message in program.feed():
-                progress.ours, progress.answered = True, True
+                progress.answered = True
                 if not tests.send(message, until):
                     progress.stopped = "timeout"
             if len(program.buffer) > MESSAGE:
@@ -187,7 +187,7 @@ def verdict(progress: Progress, checks: Checks, subject: Box, judge: Box) -> Res
     counted: dict[str, Any] = {"passed": progress.passed, "total": total}
     if progress.stopped == "output":
         return OutputTooLong(test, **counted)
-    if progress.stopped and not progress.answered and progress.ours:
+    if progress.stopped and not progress.asked:
         return Broken("the tests ended or hung before they asked for anything", "timeout")
     own_end = end_of(subject)
     if own_end and (result := ending(own_end, test)):  # it died: of what?

@@ -6,6 +6,7 @@ started before the program arrives; so what a program adds to its own time is a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import queue
@@ -20,6 +21,7 @@ from rung.errors import UserError
 from rung.sandbox import bubblewrap
 from rung.sandbox.box import Box
 from rung.sandbox.execute import execute
+from rung.sandbox.languages import python
 from rung.sandbox.program import Limits, Program
 from rung.sandbox.result import Result
 
@@ -117,9 +119,10 @@ class Stock:
     """Sandboxes that wait, of the kind last asked for and as many as the last program took."""
 
     def __init__(self, unsafe: bool):
-        self.unsafe, self.taken = unsafe, 0
-        self.kind: tuple[tuple[str, ...], int] = ((), Limits().disk)
-        self.boxes: list[Box] = [Box(*self.kind, unsafe)]
+        self.unsafe, self.taken = unsafe, 1
+        self.kind: tuple[tuple[str, ...], int] = (python.find().mounts, Limits().disk)
+        self.boxes: list[Box] = []
+        self.fill()
 
     def take(self, mounts: tuple[str, ...], disk: int) -> Box:
         self.taken += 1
@@ -132,8 +135,10 @@ class Stock:
         return Box(mounts, disk, self.unsafe)
 
     def fill(self) -> None:
-        while len(self.boxes) < min(self.taken, 2):
-            self.boxes.append(Box(*self.kind, self.unsafe))
+        # What stops a sandbox from starting now (no memory, no descriptors) is told to the next program.
+        with contextlib.suppress(OSError, UserError):
+            while len(self.boxes) < min(self.taken, 2):
+                self.boxes.append(Box(*self.kind, self.unsafe))
         self.taken = 0
 
     def close(self) -> None:

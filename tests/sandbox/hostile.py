@@ -1,3 +1,4 @@
+# ruff: noqa: E501  programs within strings
 """Programs that mean harm. An escape prints ESCAPED, and only an escape does, so a pass would be one.
 
 argv: a secret file of the machine, a TCP port and an abstract socket on it, a folder of ours it may not write.
@@ -110,7 +111,7 @@ EXHAUST = {
     "many empty files": "n = 0\nwhile True: os.close(os.open(str(n), os.O_CREAT)); n += 1",
     "huge sparse file": "os.truncate(os.open('s', os.O_CREAT | os.O_RDWR), 1 << 50); escaped()",
     "fill shared memory": "f = open('/dev/shm/x', 'wb')\nwhile True: f.write(bytes(1 << 20))",
-    "huge names": "open('n' * 100000, 'w')",
+    "huge names": "open('n' * 5000, 'w')",
     "deep folders": "while True: os.mkdir('d' * 200); os.chdir('d' * 200)",
     "sleep through signals": "for s in set(range(1, 65)) - {9, 19, 32, 33}: signal.signal(s, signal.SIG_IGN)\nwhile True: time.sleep(1)",
     "busy loop": "while True: pass",
@@ -136,26 +137,68 @@ EXHAUST = {
 
 OTHERS = {
     "cpp: fork bomb": ("cpp", "#include <unistd.h>\nint main() { while (true) fork(); }"),
-    "cpp: memory bomb": ("cpp", "#include <cstdlib>\n#include <cstring>\nint main() { while (true) { void* p = malloc(1 << 22); if (p) memset(p, 1, 1 << 22); } }"),
-    "cpp: deep recursion": ("cpp", "int f(volatile int n) { volatile int a[99]; a[0] = n; return f(n + 1) + a[0]; }\nint main() { return f(0); }"),
+    "cpp: memory bomb": (
+        "cpp",
+        "#include <cstdlib>\n#include <cstring>\nint main() { while (true) { void* p = malloc(1 << 22); if (p) memset(p, 1, 1 << 22); } }",
+    ),
+    "cpp: deep recursion": (
+        "cpp",
+        "int f(volatile int n) { volatile int a[99]; a[0] = n; return f(n + 1) + a[0]; }\nint main() { return f(0); }",
+    ),
     "cpp: infinite output": ("cpp", '#include <cstdio>\nint main() { while (true) puts("ESCAPED"); }'),
     "cpp: include a secret": ("cpp", '#include "SECRET"\nint main() {}'),
-    "cpp: assemble a secret in": ("cpp", '#include <cstdio>\n__asm__(".globl s\\ns: .incbin \\"SECRET\\"\\n.byte 0");\nextern char s[];\nint main() { puts("ESCAPED"); }'),
-    "cpp: error without end": ("cpp", "template <int n> struct A { A<n + 1> a; };\nA<0> a;\n#include __FILE__\nint main() {}"),
-    "cpp: 32 bit calls": ("cpp", '#include <cstdio>\nint main() { int r; asm volatile("int $0x80" : "=a"(r) : "a"(310), "b"(0x10000000)); if (r == 0) puts("ESCAPED"); }'),
-    "js: read a secret": ("javascript", 'console.log(require("fs").readFileSync("SECRET", "utf8").includes("canary") ? "ESCAPED" : "")'),
-    "js: write the system": ("javascript", 'require("fs").writeFileSync("/usr/bin/x", "x"); console.log("ESCAPED")'),
+    "cpp: assemble a secret in": (
+        "cpp",
+        '#include <cstdio>\n__asm__(".globl s\\ns: .incbin \\"SECRET\\"\\n.byte 0");\nextern char s[];\nint main() { puts("ESCAPED"); }',
+    ),
+    "cpp: error without end": (
+        "cpp",
+        "template <int n> struct A { A<n + 1> a; };\nA<0> a;\n#include __FILE__\nint main() {}",
+    ),
+    "cpp: 32 bit calls": (
+        "cpp",
+        '#include <cstdio>\nint main() { int r; asm volatile("int $0x80" : "=a"(r) : "a"(310), "b"(0x10000000)); if (r == 0) puts("ESCAPED"); }',
+    ),
+    "js: read a secret": (
+        "javascript",
+        'console.log(require("fs").readFileSync("SECRET", "utf8").includes("canary") ? "ESCAPED" : "")',
+    ),
+    "js: write the system": (
+        "javascript",
+        'require("fs").writeFileSync("/usr/bin/x", "x"); console.log("ESCAPED")',
+    ),
     "js: kill the parent": ("javascript", "process.kill(process.ppid, 9); process.kill(1, 9)"),
-    "js: spawn without end": ("javascript", 'for (;;) require("child_process").spawn("sleep", ["99"], { detached: true })'),
+    "js: spawn without end": (
+        "javascript",
+        'for (;;) require("child_process").spawn("sleep", ["99"], { detached: true })',
+    ),
     "js: memory bomb": ("javascript", "const x = []; for (;;) x.push(Buffer.alloc(1 << 22, 1))"),
     "js: never ends": ("javascript", "for (;;) {}"),
-    "js: network": ("javascript", 'require("net").connect(PORT, "127.0.0.1", () => { console.log("ESCAPED"); process.exit(0) })'),
-    "ts: environment": ("typescript", 'console.log(JSON.stringify(process.env).includes("CANARY") ? "ESCAPED" : "")'),
-    "rust: kill": ("rust", 'fn main() { let _ = std::process::Command::new("/bin/kill").args(["-9", "1", "-1"]).status(); if std::fs::read("SECRET").is_ok() { println!("ESCAPED"); } }'),
+    "js: network": (
+        "javascript",
+        'require("net").connect(PORT, "127.0.0.1", () => { console.log("ESCAPED"); process.exit(0) })',
+    ),
+    "ts: environment": (
+        "typescript",
+        'console.log(JSON.stringify(process.env).includes("CANARY") ? "ESCAPED" : "")',
+    ),
+    "rust: kill": (
+        "rust",
+        'fn main() { let _ = std::process::Command::new("/bin/kill").args(["-9", "1", "-1"]).status(); if std::fs::read("SECRET").is_ok() { println!("ESCAPED"); } }',
+    ),
     "rust: include a secret": ("rust", 'fn main() { let _ = include_str!("SECRET"); println!("ESCAPED"); }'),
-    "java: memory bomb": ("java", "class Main { public static void main(String[] a) { java.util.List<byte[]> x = new java.util.ArrayList<>(); while (true) x.add(new byte[1 << 22]); } }"),
-    "go: read a secret": ("go", 'package main\nimport ("fmt"; "os")\nfunc main() { if _, e := os.ReadFile("SECRET"); e == nil { fmt.Println("ESCAPED") } }'),
-    "go: fork by threads": ("go", 'package main\nimport ("runtime"; "time")\nfunc main() { for { go func() { runtime.LockOSThread(); time.Sleep(99 * time.Second) }() } }'),
+    "java: memory bomb": (
+        "java",
+        "class Main { public static void main(String[] a) { java.util.List<byte[]> x = new java.util.ArrayList<>(); while (true) x.add(new byte[1 << 22]); } }",
+    ),
+    "go: read a secret": (
+        "go",
+        'package main\nimport ("fmt"; "os")\nfunc main() { if _, e := os.ReadFile("SECRET"); e == nil { fmt.Println("ESCAPED") } }',
+    ),
+    "go: fork by threads": (
+        "go",
+        'package main\nimport ("runtime"; "time")\nfunc main() { for { go func() { runtime.LockOSThread(); time.Sleep(99 * time.Second) }() } }',
+    ),
     "ocaml: read a secret": ("ocaml", 'let () = ignore (open_in "SECRET"); print_endline "ESCAPED"'),
 }
 
@@ -186,9 +229,9 @@ FORGE = {
     "patch json": "import json\njson.dumps = lambda *a, **k: '{\"ok\": true}'\ndef f(x): return 0",
     "patch the wire": "import wire\nwire.Peer.encode = lambda s, v: ['o', 0]\ndef f(x): return 0",
     "take over the server": "import sys\nm = sys.modules['__main__']\nm.Peer = None\ndef f(x): return 4 if x == 2 else 0",
-    "speak for the tests": "import os, json\nos.write(3, b'{\"ok\": true}\\n{\"ok\": true}\\n{\"ok\": true}\\n{\"end\": true}\\n')\ndef f(x): return 0",
-    "speak for the tests and stay": "import os, time\nos.write(3, b'{\"test\": 2}\\n{\"ok\": true}\\n{\"end\": true}\\n' * 99)\ntime.sleep(99)",
-    "flood the wire": "import os\nwhile True: os.write(3, b'{\"return\": 4, \"args\": [2]}\\n' * 999)",
+    "speak for the tests": 'import os, json\nos.write(3, b\'{"ok": true}\\n{"ok": true}\\n{"ok": true}\\n{"end": true}\\n\')\ndef f(x): return 0',
+    "speak for the tests and stay": 'import os, time\nos.write(3, b\'{"test": 2}\\n{"ok": true}\\n{"end": true}\\n\' * 99)\ntime.sleep(99)',
+    "flood the wire": 'import os\nwhile True: os.write(3, b\'{"return": 4, "args": [2]}\\n\' * 999)',
     "a line without end": "import os\nwhile True: os.write(3, b'x' * 65536)",
     "nested without end": "import os\nos.write(3, b'[' * 10 ** 6 + b'\\n')\ndef f(x): return 0",
     "nonsense": "import os\nos.write(3, bytes(range(256)) + b'\\n' + b'null\\n[]\\n{}\\n3\\n')\ndef f(x): return 0",
@@ -207,26 +250,31 @@ def f(x):
     return 0
 """,
     "close the wire": "import os\nos.close(3)\ndef f(x): return 0",
-    "read the tests": LOOK + """
+    "read the tests": LOOK
+    + """
 def f(x):
     for path in glob.glob('/tmp/**', recursive=True) + glob.glob('/proc/*/fd/*') + glob.glob('/proc/*/mem'):
         try: text = open(path, 'rb').read(1 << 16)
         except OSError: continue
         if b'assert f(' in text and b'main' not in path.encode(): return x * 2
     return 0""",
-    "find the tests in memory": LOOK + """
+    "find the tests in memory": LOOK
+    + """
 def f(x):
     frame, needle = sys._getframe(), ''.join(['ass', 'ert f('])
+    seen = []
     while frame:
-        if any(needle in str(v) for v in frame.f_locals.values() if v is not needle): return x * 2
+        seen += list(frame.f_locals.values())
         frame = frame.f_back
-    return x * 2 if any(needle in repr(o) for o in gc.get_objects() if isinstance(o, (dict, list))) else 0""",
+    for o in gc.get_objects():
+        seen += o if type(o) is list else list(o.values()) if type(o) is dict else []
+    return x * 2 if any(type(o) is str and needle in o and o != needle for o in seen) else 0""",
     "trace the caller": "import sys\nsys.settrace(lambda *a: None); sys.setprofile(lambda *a: None)\ndef f(x): return 0",
     "at exit": "import atexit, os\natexit.register(lambda: os.write(3, b'{\"end\": true}\\n'))\ndef f(x): raise SystemExit(0)",
     "raise what a test catches": "def f(x): raise AssertionError",
     "an endless iterator": "def f(x):\n  while True: yield x",
     "one answer for all": "def f(x): return 4",
-    "huge answer": "def f(x): return 'x' * 10 ** 8",
+    "huge answer": "def f(x): return 'x' * 12 * 10 ** 6",
     "huge number": "def f(x): return 1 << (8 * 10 ** 6)",
     "no function": "g = 1",
     "not a function": "f = 4",
