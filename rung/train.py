@@ -27,7 +27,6 @@ from rung.metrics import derived
 from rung.optimizer import Average, LossScale, Masters, Stepper, learning_rate
 from rung.settings import Optimizer
 
-
 Method = Callable[[TokenScores, Batch], Loss]
 Scorer = Callable[[Batch], TokenScores]
 Metrics = dict[str, float]
