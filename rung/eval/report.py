@@ -105,10 +105,9 @@ def plot_curves(
         k, low, high = crossover
         axis.axvline(k, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         axis.axvspan(max(low, 1), min(high, most), color=FAINT, alpha=0.08, linewidth=0)
-        axis.annotate(
-            f"k* {k:.3g}", (k, 0), xycoords=("data", "axes fraction"), xytext=(5, 6),
-            textcoords="offset points", fontsize=9, color=FAINT,
-        )  # fmt: skip
+        until = f"{high:.3g}" if high <= most else f"beyond {most}"
+        note = f"k* {k:.3g}, 95 % interval {max(low, 1):.3g} to {until}"
+        axis.annotate(note, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color=FAINT)
     problems = sorted({c.problems for c in curves.values()})
     axis.set_title(
         f"{what}, 95 % bands over {' / '.join(map(str, problems))} problems",
