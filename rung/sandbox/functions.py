@@ -81,9 +81,10 @@ def run_checks(
         judge.put({"tests.json": json.dumps(orders).encode()})
         room = replace(limits, memory=limits.memory + TESTS_ROOM)
         # two sandboxes, one clock: ours ends them, theirs are for when we are gone
-        for box, script, bounds in ((subject, "serve.py", limits), (judge, "check.py", room)):
-            command = [tools.run[0], inside(box, script), *program.argv]
-            box.start(command, bounds, limits.total_seconds + 1, channel=True)
+        serve = [tools.run[0], inside(subject, "serve.py"), *program.argv]
+        check = [tools.run[0], "-S", inside(judge, "check.py")]  # -S: tests get the standard library, sooner
+        subject.start(serve, limits, limits.total_seconds + 1, channel=True)
+        judge.start(check, room, limits.total_seconds + 1, channel=True)
         progress = relay(subject, judge, limits)
         return verdict(progress, checks, subject, judge)
     finally:

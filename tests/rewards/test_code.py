@@ -1,4 +1,3 @@
-# ruff: noqa: E501  programs within strings
 """The code reward: what a result becomes, what an answer must hold, and the Python tool."""
 
 import pytest
