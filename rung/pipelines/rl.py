@@ -117,7 +117,7 @@ class Player:
             batch_invariant=settings.batch_invariant,
             tokenizer=self.subject.tokenizer,
         )
-        self.theatre = self._theatre(settings.temperature, settings.top_p)
+        self.theatre = self._theatre(self.engine, settings.temperature, settings.top_p)
         collector = Collector(
             self.theatre, self.graders, recipe, self.environment.train, settings.prompts, settings.seed,
             waves=settings.waves,
@@ -169,28 +169,26 @@ class Player:
         for round in self.source.store.rounds()[:-1] if step % self.updates else self.source.store.rounds():
             self.health.feed(facts_of(round, self.source.store.read(round)))
 
-    def _theatre(self, temperature: float, top_p: float = 1.0) -> Theatre:
+    def _theatre(self, engine: Engine, temperature: float, top_p: float = 1.0) -> Theatre:
         settings, tokenizer = self.settings, self.subject.tokenizer
         policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)) or None)
         sampling = Sampling(
             settings.max_tokens, temperature, top_p, min_tokens=settings.min_tokens, entropy=True
         )
-        return Theatre(
-            self.engine, self.environment, tokenizer, policy, sampling, max_length=settings.max_length
-        )
+        return Theatre(engine, self.environment, tokenizer, policy, sampling, max_length=settings.max_length)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.subject.tokenizer.decode(ids))
 
     # -- while it runs -------------------------------------------------------------------------------------
 
-    def _freeze(self, round: int) -> None:
-        """The weights that `round` is sampled with are those of this moment."""
+    def _freeze(self, step: int) -> None:
+        """What is sampled next is sampled with the weights of this moment, which have seen `step` updates."""
         if self.engine.model is not self.model:
             with torch.no_grad():
                 for ours, theirs in zip(self.engine.model.parameters(), self.model.parameters(), strict=True):
                     ours.copy_(theirs)
-        self.engine.refresh(round * self.updates, fingerprint(self.model, trained_only=True))
+        self.engine.refresh(step, fingerprint(self.model, trained_only=True))
 
     def _began(self, collector: Collector, round: int, graded: list[Graded]) -> Metrics:
         """What is said of a round when its first update begins: facts to log, findings to warn of."""
@@ -246,16 +244,23 @@ class Player:
     def _evaluate(self) -> Metrics:
         """Held-out tasks, one answer each, graded as in training."""
         began = time.perf_counter()
-        self.engine.refresh(
-            self.engine.version, self.engine.digest
-        ) if self.engine.model is self.model else None
+        if self.settings.staleness:  # the engine is at work on older weights, in its thread
+            engine = Engine(
+                self.model,
+                slots=self.settings.slots,
+                batch_invariant=self.settings.batch_invariant,
+                tokenizer=self.subject.tokenizer,
+            )
+        else:
+            engine = self.engine
+            engine.refresh(engine.version, engine.digest)
         tasks = [
             self.environment.test[i] for i in range(min(len(self.environment.test), self.settings.test_tasks))
         ]
         asks = [Ask(task, i, 7_919 + i) for i, task in enumerate(tasks)][dist.rank() :: dist.world()]
-        episodes = self._theatre(self.settings.eval_temperature).play(asks)
+        episodes = self._theatre(engine, self.settings.eval_temperature).play(asks)
         own = self.verifiers.grade([episode.attempt() for episode in episodes])
-        self.engine.sleep()
+        engine.sleep()
         scores = [verdict.value for verdict in dist.gather_objects(own) if isinstance(verdict, Score)]
         if scores and min(scores) >= 0 and max(scores) <= 1:
             self.heldout = tuple(scores)

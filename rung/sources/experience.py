@@ -28,8 +28,8 @@ class ExperienceSource:
     """`collect(round)` samples with the weights of the moment; `began(round)` sees each round once collected.
 
     `staleness` s > 0 collects ahead: round r is sampled, in a thread of its own, with the weights that had seen
-    rounds 0 to r - s - 1; `freeze(round)` is called on the training thread when those weights are there, to take
-    their copy.
+    rounds 0 to r - s - 1; `freeze(step)` is called on the training thread when those weights are there, to take
+    their copy, `step` being the updates they have seen.
     """
 
     collect: Callable[[int], list[Graded]]
@@ -43,7 +43,7 @@ class ExperienceSource:
     world: int = 1
     rounds: int = 0  # of the whole run: nothing is collected beyond
     staleness: int = 0
-    freeze: Callable[[int], None] = lambda round: None
+    freeze: Callable[[int], None] = lambda step: None
     began: Callable[[int, list[Graded]], Metrics] = lambda round, graded: {}
     _current: tuple[int, list[Graded]] = field(default=(-1, []), repr=False)
     _metrics: Metrics = field(default_factory=dict, repr=False)
@@ -56,7 +56,7 @@ class ExperienceSource:
 
     def step(self, step: int) -> list[Batch]:
         round, update = divmod(step, self.updates)
-        graded = self._round(round)
+        graded = self._round(round, step)
         groups = self._share(graded, round, update)
         return [
             collate_groups(bin, self.share_prompts) for bin in self._bins(groups)[self.rank :: self.world]
@@ -72,17 +72,17 @@ class ExperienceSource:
 
     # -- rounds --------------------------------------------------------------------------------------------
 
-    def _round(self, round: int) -> list[Graded]:
+    def _round(self, round: int, step: int) -> list[Graded]:
         if self._current[0] != round:
-            graded = self._collected(round) if self.staleness else self._now(round)
+            graded = self._collected(round, step) if self.staleness else self._now(round, step)
             self._metrics = self.began(round, graded)
             self._current = (round, graded)
         return self._current[1]
 
-    def _now(self, round: int) -> list[Graded]:
+    def _now(self, round: int, step: int) -> list[Graded]:
         if round in self.store.rounds():
             return self.store.read(round)
-        self.freeze(round)
+        self.freeze(step)
         return self._keep(round)
 
     def _keep(self, round: int) -> list[Graded]:
@@ -91,7 +91,7 @@ class ExperienceSource:
             self.store.write(round, graded)
         return graded
 
-    def _collected(self, round: int) -> list[Graded]:
+    def _collected(self, round: int, step: int) -> list[Graded]:
         """Round `round`, after setting off the one that the weights of this moment are for."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "rollouts")
@@ -99,7 +99,7 @@ class ExperienceSource:
         for later in range(round, min(round + self.staleness + 1, self.rounds or round + 1)):
             if later not in known and later not in self._ahead:
                 self._wait()  # one set of frozen weights: what is being sampled with them goes first
-                self.freeze(later)
+                self.freeze(step)
                 self._ahead[later] = self._thread.submit(self._keep, later)
         future = self._ahead.pop(round, None)
         return future.result() if future is not None else self.store.read(round)
