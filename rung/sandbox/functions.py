@@ -125,8 +125,9 @@ def relay(subject: Box, judge: Box, limits: Limits) -> Progress:
         elif program.open and program.box.channel.fileno() in ready:
             for message in program.feed():
                 progress.answered = True
-                if not tests.send(message, until):
+                if not tests.send(message, until):  # a flood of answers that nobody asked for
                     progress.stopped = "timeout"
+                    break
             if len(program.buffer) > MESSAGE:
                 progress.stopped = "output"
         elif judge.process.stdout and judge.process.stdout.fileno() in ready:

@@ -173,6 +173,15 @@ def test_every_program_stays_within_its_bound(results):
         assert result.seconds < BOUND, name
 
 
+def test_a_flood_is_stopped_in_time():
+    """What reached us before the deadline must not be delivered message by message after it."""
+    started = time.monotonic()
+    with Pool(1) as pool:
+        end = pool.submit(Program("python", FORGE["flood the wire"], DOUBLES), LIMITS_FORGE).result()
+    assert isinstance(end, Timeout | OutputTooLong)
+    assert time.monotonic() - started < 3 * LIMITS_FORGE.total_seconds
+
+
 def test_disk_is_bounded_and_given_back(targets):
     used = shutil.disk_usage("/").used
     code = "f = open('x', 'wb')\ntry:\n  while True: f.write(bytes(1 << 20)); f.flush()\nexcept OSError: print(f.tell() >> 20)"
