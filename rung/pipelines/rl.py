@@ -35,6 +35,7 @@ from rung.models.decoder import Decoder
 from rung.models.fingerprint import fingerprint
 from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
+from rung.models.load import load_model
 from rung.models.policy import score
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
@@ -109,7 +110,8 @@ class Player:
     def train(self, stage: Stage, state: Any) -> Path:
         settings, recipe, model = self.settings, self.recipe, self.model
         self.health = Health()
-        reference = copy.deepcopy(model).requires_grad_(False) if recipe.needs_reference else None
+        model.batch_invariant = settings.batch_invariant
+        reference = self._start() if recipe.needs_reference else None
         sampled = copy.deepcopy(model).requires_grad_(False) if settings.staleness else model
         self.engine = Engine(
             sampled,
@@ -151,6 +153,12 @@ class Player:
             )  # fmt: skip
         finally:
             source.close()
+
+    def _start(self) -> Decoder:
+        """The frozen reference: the weights the run started from, also where it is resumed."""
+        model: Any = load_model(self.settings.model, self.subject.dtype, self.subject.device)
+        model.batch_invariant = self.settings.batch_invariant
+        return model.requires_grad_(False).eval()
 
     def _old_logprobs(self) -> ScoreRollouts | None:
         """Where the ratio of a round's updates is measured from; None: from the policy of the moment itself.
@@ -225,7 +233,6 @@ class Player:
         examples = [example(Graded(r, Score(0), zero, zero)) for r, zero in zip(rollouts, zeros, strict=True)]
         training = model.training
         model.eval()
-        model.batch_invariant, before = self.settings.batch_invariant, model.batch_invariant
         for members in pack([len(e) for e in examples], max(self.settings.micro_tokens, *map(len, examples))):
             batch = collate([examples[i] for i in members]).to(self.subject.device)
             scores = score(
@@ -238,7 +245,6 @@ class Player:
             for place, i in enumerate(members):
                 zeros[i][rollouts[i].by_model] = logprob_M[document_M == place]
         model.train(training)
-        model.batch_invariant = before
         return zeros
 
     def _evaluate(self) -> Metrics:
