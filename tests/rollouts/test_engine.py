@@ -333,6 +333,16 @@ def test_new_weights_in_mid_answer_go_on_from_the_tokens_so_far(invariant, chang
     assert {len(set(row.version)) for row in rows} >= {1, 3}, "some were whole before, some saw all three"
 
 
+def test_rows_in_flight_go_on_in_their_order_before_those_that_wait(decoder):
+    engine = Engine(decoder, slots=3)
+    rows = [engine.submit(p, GREEDY) for p in prompts()]
+    engine.step()
+    engine.refresh(1)
+    engine.step()
+    assert [id(row) for row in engine.rows] == [id(row) for row in rows[:3]]
+    assert [id(row) for row in engine.waiting] == [id(row) for row in rows[3:]]
+
+
 def test_nothing_of_the_old_weights_is_used_after_a_refresh(changing, monkeypatch):
     engine = Engine(changing, slots=4)
     engine.generate(prompts(), GREEDY)
