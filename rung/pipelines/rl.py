@@ -9,9 +9,10 @@ own and samples in a thread while the learner learns.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from rung import dist
-from rung.advantages.recipes import RECIPES, Recipe
+from rung.advantages.recipes import Recipe
 from rung.batch import Batch, Rollout, TokenScores, collate
 from rung.config import to_dict
 from rung.data.pack import pack
@@ -37,6 +38,7 @@ from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
 from rung.models.load import load_model
 from rung.models.policy import score
+from rung.pipelines.recipe import recipe_of
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
 from rung.rewards.score import Score
@@ -67,28 +69,19 @@ def rl(settings: Rl, command: str = "rl") -> Path:
             f"{settings.model} is not of a family rung decodes itself, and its engine samples from those only. "
             "`rung doctor` lists them."
         )
+    if settings.staleness and dist.world() > 1:  # two threads of a rank would mix up their messages
+        raise UserError(
+            "--staleness needs a single process. Write --staleness 0, or start it without torchrun."
+        )
     updates = settings.updates or recipe.updates
     limits: dict[str, Any] = dict(
-        wall_seconds=settings.grader_seconds, memory_bytes=int(settings.grader_memory * 1e9)
+        wall_seconds=settings.grader_seconds,
+        cpu_seconds=math.ceil(settings.grader_seconds),
+        memory_bytes=int(settings.grader_memory * 1e9),
     )
     with Graders(reward, **limits) as graders, Graders(environment.reward, **limits) as verifiers:
         player = Player(settings, recipe, environment, subject, subject.model, graders, verifiers, updates)
         return player.train(stage, state)
-
-
-def recipe_of(settings: Rl) -> Recipe:
-    """The recipe of the method's name with the parts that were set."""
-    recipe = RECIPES[settings.method]
-    parts = {name: value for name, value in to_dict(settings.parts).items() if value is not None}
-    loss = {name: value for name, value in to_dict(settings.loss).items() if value is not None}
-    recipe = replace(recipe, **parts, loss_options={**recipe.loss_options, **loss})
-    if settings.group is not None:
-        recipe = replace(recipe, group_size=settings.group)
-    if recipe.loss_options.get("aggregation") == "fixed" or recipe.loss == "dr_grpo":
-        recipe = replace(recipe, loss_options={"max_length": settings.max_tokens, **recipe.loss_options})
-    if recipe.needs_hidden or recipe.offline:
-        raise UserError(f"--method {settings.method} needs more than rollouts; it is not a command yet.")
-    return recipe
 
 
 @dataclass
@@ -173,7 +166,9 @@ class Player:
         """The run folder is there, at `step`."""
         self.run = run
         self.source.store = RolloutStore(run.path, self._decode)
-        self.source.resume(step)
+        if dist.rank() == 0:
+            self.source.resume(step)
+        dist.wait()
         for round in self.source.store.rounds()[:-1] if step % self.updates else self.source.store.rounds():
             self.health.feed(facts_of(round, self.source.store.read(round)))
 
