@@ -187,6 +187,13 @@ def test_interrupt_and_resume_is_the_unbroken_run(files, tiny_folder, tmp_path, 
     assert broken == whole
 
 
+def test_the_start_is_scored_without_dropout():
+    from rung.pipelines.preference import evaluating
+
+    model = torch.nn.Dropout(0.5)
+    assert torch.equal(evaluating(model, model)(torch.ones(99)), torch.ones(99))
+
+
 def test_methods_share_one_cache_of_the_start(files, tiny_folder, tmp_path, cache, capsys):
     for number, command in enumerate(["dpo", "ipo", "simpo"]):
         assert status(words(command, tiny_folder, files["pairs"], tmp_path / f"run{number}")) == 0

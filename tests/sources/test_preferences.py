@@ -156,3 +156,40 @@ def test_only_pairs_that_will_be_read_are_scored(tmp_path):
     one = source(7, step_pairs=2)
     read = with_reference(one, 2, lambda: by_token, ["w"], tmp_path)
     assert sum("reference_logprob" in pair.chosen.columns for pair in read) == 4
+
+
+def test_every_visit_holds_a_new_row_though_a_small_file_repeats():
+    one = PreferenceSource(pairs(8), [2, 6], [0.5, 0.5], step_pairs=2, micro_tokens=12, epochs=4)
+    seen: set[int] = set()
+    for rows in one.first_visits(one.steps()):
+        assert not seen.issuperset(rows)
+        seen.update(rows)
+    assert seen == set(range(8))
+
+
+def test_the_first_visit_counts_since_training_repeats_its_arithmetic(tmp_path):
+    """A start whose numbers depend on the layout, as rounding does: the first step's layout is the one kept."""
+
+    def by_layout(batch):
+        scores = by_token(batch)
+        return TokenScores(scores.logprob_M - batch.token_ids_N.sum(), scores.document_M)
+
+    one = PreferenceSource(pairs(8), [2, 6], [0.5, 0.5], step_pairs=3, micro_tokens=20, epochs=4)
+    one.pairs = with_reference(one, one.steps(), lambda: by_layout, ["w"], tmp_path)
+    met: set[int] = set()
+    for rows in one.first_visits(one.steps()):
+        batch = one.batch(rows)
+        new_M = torch.tensor(
+            [rows[(d - batch.pairs[0][0]) // 3] not in met for d in by_token(batch).document_M]
+        )
+        assert torch.equal(batch.column("reference_logprob")[new_M], by_layout(batch).logprob_M[new_M])
+        met.update(rows)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_tokens_in_one_micro_batch_or_two_are_two_keys(tmp_path, seed):
+    for number, size in enumerate([40, 8], 1):
+        one = source(2, step_pairs=2, epochs=1, seed=seed, micro_tokens=size)
+        assert len(list(one.first_visits(1))) == number
+        with_reference(one, 1, lambda: by_token, ["w"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
