@@ -203,6 +203,18 @@ def test_methods_share_one_cache_of_the_start(files, tiny_folder, tmp_path, cach
     assert "margin" not in metrics(tmp_path / "bare")[0]
 
 
+def test_another_start_is_scored_anew(files, tiny_folder, tmp_path, cache):
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    scaled = {name: 1.1 * tensor for name, tensor in load_file(model / "model.safetensors").items()}
+    save_file(scaled, model / "model.safetensors", {"format": "pt"})
+    for number, folder in enumerate((tiny_folder, model), 1):
+        assert status(words("dpo", folder, files["pairs"], tmp_path / f"run{number}", "--steps", "1")) == 0
+        assert metrics(tmp_path / f"run{number}")[0]["chosen_change"] == 0
+        assert len(list(cache.iterdir())) == number
+
+
 def test_the_size_of_micro_batches_changes_no_metric(files, tiny_folder, tmp_path):
     runs = []
     for size in ("60", "1000"):
