@@ -9,12 +9,15 @@ the time of PyTorch's fused attention in bf16 for documents of 64, 128 and 512 t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 Span = tuple[int, int]
+SCORES = 2**18  # of a block of queries, over all documents and heads computed together
 BLOCK = 64  # queries at a time: measured best from 64 to 512 tokens; the scores of a block stay in cache
 
 
@@ -60,7 +63,7 @@ def _varlen(q_NHd, k_NKd, v_NKd, lengths, parents, scale, window) -> Tensor:
 
 
 class BlockCausal(torch.autograd.Function):
-    """Forward and backward of attention, one document and one block of queries at a time.
+    """Forward and backward of attention, one block of queries at a time, documents of one shape together.
 
     The G query heads that share a key-value head are stacked as G times as many queries, so keys and
     values are never repeated and their gradients are summed inside a matrix product. Backward recomputes
@@ -73,16 +76,15 @@ class BlockCausal(torch.autograd.Function):
         ctx.save_for_backward(q_NHd, k_NKd, v_NKd)
         ctx.options = (spans, scale, window, softcap)
         out_NHd = torch.empty_like(q_NHd)
-        for own, trunk in spans:
-            q, k, v, out = (
-                q_NHd[slice(*own)],
-                _joined(k_NKd, own, trunk),
-                _joined(v_NKd, own, trunk),
-                out_NHd[slice(*own)],
-            )
-            for rows, keys in _blocks(len(q), len(k), window):
-                p_KSt = _probabilities(_stack(q[rows], k), k[keys], rows, keys, scale, window, softcap)[0]
-                out[rows] = _unstack(p_KSt.to(v.dtype) @ v[keys].transpose(0, 1), out[rows])
+        for alike in _alike(spans, q_NHd):
+            q_nSHd = alike.own_of(q_NHd)
+            k_Mtd, v_Mtd = (_heads_first(alike.seen_of(x)) for x in (k_NKd, v_NKd))
+            out_nSHd = torch.empty_like(q_nSHd)
+            for rows, keys in _blocks(alike.queries, alike.keys, window):
+                q_MSd = _stack(q_nSHd[:, rows], k_NKd.shape[1])
+                p_MSt = _probabilities(q_MSd, k_Mtd[:, keys], rows, keys, scale, window, softcap)[0]
+                out_nSHd[:, rows] = _unstack(p_MSt.to(v_Mtd.dtype) @ v_Mtd[:, keys], out_nSHd[:, rows])
+            alike.put(out_NHd, out_nSHd)
         return out_NHd
 
     @staticmethod
@@ -93,27 +95,76 @@ class BlockCausal(torch.autograd.Function):
         # Keys and values collect from several blocks of queries: in float32, rounded once.
         wide = torch.float32 if q_NHd.dtype in (torch.bfloat16, torch.float16) else q_NHd.dtype
         dk_NKd, dv_NKd = torch.zeros_like(k_NKd, dtype=wide), torch.zeros_like(v_NKd, dtype=wide)
-        for own, trunk in spans:
-            q, grad, dq = (x[slice(*own)] for x in (q_NHd, grad_NHd, dq_NHd))
-            k, v = (_joined(x, own, trunk) for x in (k_NKd, v_NKd))
-            branch = trunk[1] > trunk[0]
-            dk, dv = (torch.zeros_like(k, dtype=wide) if branch else x[slice(*own)] for x in (dk_NKd, dv_NKd))
-            for rows, keys in _blocks(len(q), len(k), window):
-                q_KSd, grad_KSd = _stack(q[rows], k), _stack(grad[rows], k)
-                p_KSt, slope = _probabilities(q_KSd, k[keys], rows, keys, scale, window, softcap)
-                dp_KSt = (grad_KSd @ v[keys].permute(1, 2, 0)).to(p_KSt.dtype)
-                ds_KSt = torch._softmax_backward_data(dp_KSt, p_KSt, -1, p_KSt.dtype)
+        for alike in _alike(spans, q_NHd):
+            q_nSHd, grad_nSHd = alike.own_of(q_NHd), alike.own_of(grad_NHd)
+            k_Mtd, v_Mtd = (_heads_first(alike.seen_of(x)) for x in (k_NKd, v_NKd))
+            dq_nSHd = torch.empty_like(q_nSHd)
+            dk_Mtd, dv_Mtd = torch.zeros_like(k_Mtd, dtype=wide), torch.zeros_like(v_Mtd, dtype=wide)
+            for rows, keys in _blocks(alike.queries, alike.keys, window):
+                q_MSd, grad_MSd = (_stack(x[:, rows], k_NKd.shape[1]) for x in (q_nSHd, grad_nSHd))
+                p_MSt, slope = _probabilities(q_MSd, k_Mtd[:, keys], rows, keys, scale, window, softcap)
+                dp_MSt = (grad_MSd @ v_Mtd[:, keys].transpose(1, 2)).to(p_MSt.dtype)
+                ds_MSt = torch._softmax_backward_data(dp_MSt, p_MSt, -1, p_MSt.dtype)
                 if slope is not None:
-                    ds_KSt = ds_KSt * slope
-                ds_KSt = ds_KSt.mul_(scale).to(q.dtype)
-                dq[rows] = _unstack(ds_KSt @ k[keys].transpose(0, 1), dq[rows])
-                dk[keys] += (ds_KSt.transpose(1, 2) @ q_KSd).transpose(0, 1)
-                dv[keys] += (p_KSt.to(v.dtype).transpose(1, 2) @ grad_KSd).transpose(0, 1)
-            if branch:
-                for whole, part in ((dk_NKd, dk), (dv_NKd, dv)):
-                    whole[slice(*trunk)] += part[: trunk[1] - trunk[0]]
-                    whole[slice(*own)] += part[trunk[1] - trunk[0] :]
+                    ds_MSt = ds_MSt * slope
+                ds_MSt = ds_MSt.mul_(scale).to(q_MSd.dtype)
+                dq_nSHd[:, rows] = _unstack(ds_MSt @ k_Mtd[:, keys], dq_nSHd[:, rows])
+                dk_Mtd[:, keys] += ds_MSt.transpose(1, 2) @ q_MSd
+                dv_Mtd[:, keys] += p_MSt.to(v_Mtd.dtype).transpose(1, 2) @ grad_MSd
+            alike.put(dq_NHd, dq_nSHd)
+            for whole_NKd, part_Mtd in ((dk_NKd, dk_Mtd), (dv_NKd, dv_Mtd)):
+                alike.add_seen(whole_NKd, part_Mtd.unflatten(0, (-1, k_NKd.shape[1])).transpose(1, 2))
         return dq_NHd, dk_NKd.to(k_NKd.dtype), dv_NKd.to(v_NKd.dtype), None, None, None, None
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Documents with as many tokens each and trunks of one length: n of them, computed as one batch."""
+
+    spans: list[tuple[Span, Span]]
+
+    @property
+    def queries(self) -> int:
+        return self.spans[0][0][1] - self.spans[0][0][0]
+
+    @property
+    def keys(self) -> int:
+        return self.queries + self.spans[0][1][1] - self.spans[0][1][0]
+
+    def own_of(self, x_NHd: Tensor) -> Tensor:
+        """`[n, S, H, d]`; of a single document it is a view."""
+        if len(self.spans) == 1:
+            return x_NHd[slice(*self.spans[0][0])][None]
+        return torch.stack([x_NHd[slice(*own)] for own, _ in self.spans])
+
+    def seen_of(self, x_NKd: Tensor) -> Tensor:
+        """What each attends to, its trunk and itself, `[n, t, K, d]`."""
+        if self.keys == self.queries:
+            return self.own_of(x_NKd)
+        parts = [torch.cat([x_NKd[slice(*trunk)], x_NKd[slice(*own)]]) for own, trunk in self.spans]
+        return torch.stack(parts)
+
+    def put(self, x_NHd: Tensor, values_nSHd: Tensor) -> None:
+        for (own, _), values_SHd in zip(self.spans, values_nSHd, strict=True):
+            x_NHd[slice(*own)] = values_SHd
+
+    def add_seen(self, x_NKd: Tensor, values_ntKd: Tensor) -> None:
+        for (own, trunk), values_tKd in zip(self.spans, values_ntKd, strict=True):
+            if self.keys > self.queries:
+                x_NKd[slice(*trunk)] += values_tKd[: -self.queries]
+            x_NKd[slice(*own)] += values_tKd[-self.queries :]
+
+
+def _alike(spans: list[tuple[Span, Span]], q_NHd: Tensor) -> Iterator[Alike]:
+    """Documents by shape; as many at once as keep the scores of a block in the cache."""
+    shapes: dict[tuple[int, int], list[tuple[Span, Span]]] = {}
+    for own, trunk in spans:
+        shapes.setdefault((own[1] - own[0], trunk[1] - trunk[0]), []).append((own, trunk))
+    for (queries, shared), members in shapes.items():
+        scores = q_NHd.shape[1] * min(queries, BLOCK) * (queries + shared)
+        count = max(SCORES // max(scores, 1), 1)
+        for start in range(0, len(members), count):
+            yield Alike(members[start : start + count])
 
 
 def document_spans(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[tuple[Span, Span]]:
@@ -121,15 +172,6 @@ def document_spans(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[t
     ends = [0, *accumulate(lengths)]
     own = list(pairwise(ends))
     return [(span, own[parents[i]] if parents and parents[i] >= 0 else (0, 0)) for i, span in enumerate(own)]
-
-
-def _joined(x_NKd: Tensor, own: Span, trunk: Span) -> Tensor:
-    """What a document attends to: its trunk and itself. They are one view where the branch follows its trunk."""
-    if trunk[1] == trunk[0]:
-        return x_NKd[slice(*own)]
-    if trunk[1] == own[0]:
-        return x_NKd[trunk[0] : own[1]]
-    return torch.cat([x_NKd[slice(*trunk)], x_NKd[slice(*own)]])
 
 
 def _blocks(queries: int, keys: int, window: int | None):
@@ -141,19 +183,26 @@ def _blocks(queries: int, keys: int, window: int | None):
         yield slice(start, stop), slice(first, before + stop)
 
 
-def _stack(q_SHd: Tensor, k_TKd: Tensor) -> Tensor:
-    """`[S, H, d]` -> `[K, G S, d]`, the heads of a group after one another."""
-    kv_heads = k_TKd.shape[1]
-    return q_SHd.unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3).reshape(kv_heads, -1, q_SHd.shape[2])
+def _heads_first(x_ntKd: Tensor) -> Tensor:
+    """`[n, t, K, d]` -> `[n K, t, d]`"""
+    return x_ntKd.transpose(1, 2).flatten(0, 1)
 
 
-def _unstack(x_KSd: Tensor, like_SHd: Tensor) -> Tensor:
-    return x_KSd.unflatten(1, (-1, len(like_SHd))).permute(2, 0, 1, 3).flatten(1, 2)
+def _stack(q_nSHd: Tensor, kv_heads: int) -> Tensor:
+    """`[n, S, H, d]` -> `[n K, G S, d]`, the heads of a group after one another."""
+    q_nKGSd = q_nSHd.unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4)
+    return q_nKGSd.reshape(len(q_nSHd) * kv_heads, -1, q_nSHd.shape[3])
 
 
-def _probabilities(q_KSd, k_tKd, rows, keys, scale, window, softcap):
+def _unstack(x_MSd: Tensor, like_nSHd: Tensor) -> Tensor:
+    documents, queries = like_nSHd.shape[:2]
+    x_nKGSd = x_MSd.unflatten(0, (documents, -1)).unflatten(2, (-1, queries))
+    return x_nKGSd.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def _probabilities(q_MSd, k_Mtd, rows, keys, scale, window, softcap):
     """softmax of the block's scores in float32, and the slope of the softcap at them, if there is one."""
-    scores = q_KSd @ k_tKd.permute(1, 2, 0)
+    scores = q_MSd @ k_Mtd.transpose(1, 2)
     scores = (scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores).mul_(scale)
     slope = None
     if softcap is not None:

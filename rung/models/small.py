@@ -60,7 +60,7 @@ def character_tokenizer(tokens: list[str]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=PAD))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([PAD, END])
     return PreTrainedTokenizerFast(
