@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 LIMITS = {"memory": ("memory.max", "memory.limit_in_bytes"), "pids": ("pids.max", "pids.max")}
 OOM_COUNTS = ("memory.events", "memory.oom_control")
+STALE = 60.0  # seconds
 NAMES = itertools.count()
 
 
@@ -79,7 +80,19 @@ def parents(root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> tuple[P
         found = [usable(root / name, places[name], name) for name in ("memory", "pids")]
     else:
         found = [usable(root, places.get("", "/"), "memory", "pids")]
+    for folder in found:
+        if folder:
+            sweep(folder)
     return tuple(folder for folder in found if folder) if all(found) else ()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes left that were killed before they could: empty groups of pids that are no more."""
+    for left in folder.glob("rung-*-*"):
+        pid = left.name.split("-")[1]
+        with contextlib.suppress(OSError):
+            if not Path("/proc", pid).exists() and time.time() - left.stat().st_mtime > STALE:
+                left.rmdir()
 
 
 def usable(root: Path, path: str, *controllers: str) -> Path | None:

@@ -26,6 +26,7 @@ from rung.sandbox.program import Checks, Limits, Program, as_bytes
 from rung.sandbox.result import Broken, Failed, OutOfMemory, OutputTooLong, Passed, Result, Timeout
 
 MESSAGE = 8 << 20  # bytes of one message; more is an answer too long
+START = 10.0  # seconds the tests may take to start and set up, on a machine that a program keeps busy
 TESTS_ROOM = 256 << 20  # memory of the tests beside the program's limit, which their data may fill
 
 
@@ -67,8 +68,9 @@ class Progress:
     answered: bool = False
     broken: str = ""
     ended: bool = False
-    stopped: str = ""  # why we stopped: "timeout", "output" or "gone"
+    stopped: str = ""  # why we stopped: "timeout", "output", "unasked" or "gone"
     asked: bool = False  # the tests have asked the program for something
+    awaiting: bool = False  # and it has not answered yet
 
 
 def run_checks(
@@ -83,8 +85,8 @@ def run_checks(
         # two sandboxes, one clock: ours ends them, theirs are for when we are gone
         serve = [tools.run[0], inside(subject, "serve.py"), *program.argv]
         check = [tools.run[0], "-S", inside(judge, "check.py")]  # -S: tests get the standard library, sooner
-        subject.start(serve, limits, limits.total_seconds + 1, channel=True)
-        judge.start(check, room, limits.total_seconds + 1, channel=True)
+        subject.start(serve, limits, limits.total_seconds + limits.seconds + START, channel=True)
+        judge.start(check, room, limits.total_seconds + limits.seconds + START, channel=True)
         progress = relay(subject, judge, limits)
         return verdict(progress, checks, subject, judge)
     finally:
@@ -99,8 +101,7 @@ def inside(box: Box, script: str) -> str:
 def relay(subject: Box, judge: Box, limits: Limits) -> Progress:
     """Carry messages between program and tests until the tests are done or a limit is reached."""
     progress, program, tests = Progress(), Line(subject), Line(judge)
-    end = time.monotonic() + limits.total_seconds
-    until = min(end, time.monotonic() + limits.seconds)
+    until = end = time.monotonic() + START + limits.seconds  # the tests' clock starts with the first of them
     poll = select.poll()
     for line in (program, tests):
         poll.register(line.box.channel, select.POLLIN)
@@ -116,16 +117,20 @@ def relay(subject: Box, judge: Box, limits: Limits) -> Progress:
         if tests.box.channel.fileno() in ready:
             for message in tests.feed():
                 if note(progress, message):
+                    end = time.monotonic() + limits.total_seconds if progress.test == 0 else end
                     until = min(end, time.monotonic() + limits.seconds)
                 if not own(message) and program.open:
-                    progress.asked = True
+                    progress.asked = progress.awaiting = True
                     program.send(message, until)
             if not tests.open:
                 progress.stopped = progress.stopped or "gone"
         elif program.open and program.box.channel.fileno() in ready:
             for message in program.feed():
-                progress.answered = True
-                if not tests.send(message, until):  # a flood of answers that nobody asked for
+                if not progress.awaiting:  # each side speaks when spoken to, so this is no answer
+                    progress.stopped = "unasked"
+                    break
+                progress.answered, progress.awaiting = True, False
+                if not tests.send(message, until):
                     progress.stopped = "timeout"
                     break
             if len(program.buffer) > MESSAGE:
@@ -189,6 +194,8 @@ def verdict(progress: Progress, checks: Checks, subject: Box, judge: Box) -> Res
     counted: dict[str, Any] = {"passed": progress.passed, "total": total}
     if progress.stopped == "output":
         return OutputTooLong(test, **counted)
+    if progress.stopped == "unasked":
+        return Failed(test, "it spoke to the tests without being asked", checks.statements[test], **counted)
     if progress.stopped and not progress.asked:
         return Broken("the tests ended or hung before they asked for anything", "timeout")
     own_end = end_of(subject)
