@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -124,6 +124,7 @@ class ExperienceSource:
         order = np.random.default_rng((self.seed, round, epoch)).permutation(len(groups))
         if len(groups) < per_epoch:  # too few groups for as many updates: rollouts are shared out instead
             records = [record for group in groups for record in group]
+            records += _without_credit(graded, per_epoch - len(records))
             order = np.random.default_rng((self.seed, round, epoch)).permutation(len(records))
             return [[records[i]] for i in np.array_split(order, per_epoch)[part]]
         return [groups[i] for i in sorted(np.array_split(order, per_epoch)[part])]
@@ -146,6 +147,15 @@ class ExperienceSource:
                 piece.append(record)
                 room -= need
         return bins
+
+
+def _without_credit(graded: Sequence[Graded], count: int) -> list[Graded]:
+    """Rollouts that were left out, to stand in updates that would have none: their advantage is 0."""
+    left_out = [record for record in graded if record.weight is not None and not record.weight.any()]
+    return [
+        replace(record, advantage=np.zeros_like(record.advantage), weight=np.ones_like(record.advantage))
+        for record in left_out[: max(count, 0)]
+    ]
 
 
 def collate_groups(groups: Sequence[Sequence[Graded]], share_prompts: bool) -> Batch:
