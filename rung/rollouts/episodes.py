@@ -151,6 +151,15 @@ class Theatre:
                     ended(index, episodes[index])
         return episodes
 
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Refuse prompts that cannot be rendered or leave no room for an answer, before anything is played."""
+        if not self.tokenizer.chat_template:
+            raise UserError(
+                "The model's tokenizer has no chat template, so tasks cannot be put to it. Train on a chat model, or "
+                "add a chat_template to its tokenizer_config.json."
+            )
+        self._prompts(tasks)
+
     def _begin(self, ask: Ask, prompt_ids: list[int]) -> Episode:
         temperature = 0.0 if ask.greedy else self.sampling.temperature
         sampling = replace(self.sampling, seed=ask.seed, temperature=temperature)
@@ -158,10 +167,12 @@ class Theatre:
 
     def _submit(self, episode: Episode, ids: list[int]) -> Completion:
         # Each turn continues the episode's dice; a turn's places start from 0 again, so its seed must differ.
+        room = min(episode.sampling.max_tokens, self.max_length - len(ids))
         sampling = replace(
             episode.sampling,
             seed=episode.sampling.seed + (episode.turns << 48),
-            max_tokens=min(episode.sampling.max_tokens, self.max_length - len(ids)),
+            max_tokens=room,
+            min_tokens=min(episode.sampling.min_tokens, room),
         )
         return self.engine.submit(ids, sampling)
 
@@ -178,24 +189,23 @@ class Theatre:
         ids = self._world_ids(episode.messages, answer, ended=turn.token_ids[-1] in self.policy.stop_ids)
         whole = [*episode.prompt_ids, *episode.token_ids, *ids]
         if len(whole) + 1 > self.max_length:
+            turn.finish = "length"  # cut off by a limit, as a turn is that grows too long
             return None
         episode.add_world(ids, answer, self.engine.version)
         return self._submit(episode, whole)
 
     def _prompts(self, tasks: Sequence[Task]) -> list[list[int]]:
         """Token ids of each prompt, rendered once per task."""
-        texts = {task.key: "" for task in tasks}
-        for task in tasks:
-            texts[task.key] = texts[task.key] or self._render(list(task.messages), prompt=True)
-        ids = dict(zip(texts, encode(self.tokenizer, list(texts.values())), strict=True))
-        longest = max(ids.values(), key=len, default=[])
-        if len(longest) >= self.max_length:
-            key = next(key for key, value in ids.items() if value is longest)
-            raise UserError(
-                f"The prompt of task {key} has {len(longest)} tokens, and a conversation may have "
-                f"{self.max_length}: there is no room for an answer. Allow longer conversations or leave it out."
-            )
-        return [ids[task.key] for task in tasks]
+        distinct = {id(task): task for task in tasks}
+        texts = [self._render(list(task.messages), prompt=True) for task in distinct.values()]
+        found = dict(zip(distinct, zip(texts, encode(self.tokenizer, texts), strict=True), strict=True))
+        for place, (_, ids) in found.items():
+            if len(ids) >= self.max_length:
+                raise UserError(
+                    f"The prompt of task {distinct[place].key} has {len(ids)} tokens, and a conversation may have "
+                    f"{self.max_length}: there is no room for an answer. Allow longer conversations or leave it out."
+                )
+        return [ids for _, ids in (found[id(task)] for task in tasks)]
 
     def _world_ids(
         self, messages: Sequence[Mapping[str, Any]], answer: Sequence[Mapping[str, Any]], *, ended: bool
