@@ -106,13 +106,9 @@ class Player:
         model.batch_invariant = settings.batch_invariant
         reference = self._start() if recipe.needs_reference else None
         sampled = copy.deepcopy(model).requires_grad_(False) if settings.staleness else model
-        self.engine = Engine(
-            sampled,
-            slots=settings.slots,
-            batch_invariant=settings.batch_invariant,
-            tokenizer=self.subject.tokenizer,
-        )
+        self.engine = self._engine(sampled)
         self.theatre = self._theatre(self.engine, settings.temperature, settings.top_p)
+        self._check_tasks()
         collector = Collector(
             self.theatre, self.graders, recipe, self.environment.train, settings.prompts, settings.seed,
             waves=settings.waves,
@@ -172,6 +168,10 @@ class Player:
         for round in self.source.store.rounds()[:-1] if step % self.updates else self.source.store.rounds():
             self.health.feed(facts_of(round, self.source.store.read(round)))
 
+    def _engine(self, model: Decoder) -> Engine:
+        invariant, tokenizer = self.settings.batch_invariant, self.subject.tokenizer
+        return Engine(model, slots=self.settings.slots, batch_invariant=invariant, tokenizer=tokenizer)
+
     def _theatre(self, engine: Engine, temperature: float, top_p: float = 1.0) -> Theatre:
         settings, tokenizer = self.settings, self.subject.tokenizer
         policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)) or None)
@@ -179,6 +179,15 @@ class Player:
             settings.max_tokens, temperature, top_p, min_tokens=settings.min_tokens, entropy=True
         )
         return Theatre(engine, self.environment, tokenizer, policy, sampling, max_length=settings.max_length)
+
+    def _check_tasks(self) -> None:
+        """Find out what is wrong with the tasks before the run folder exists: the first of them, and the tests."""
+        train, test, settings = self.environment.train, self.environment.test, self.settings
+        if not len(train):
+            raise UserError(f"The environment {settings.env} has no task to train on.")
+        first = min(len(train), max(settings.prompts, 256))
+        self.theatre.check([train[i] for i in range(first)])
+        self.theatre.check([test[i] for i in range(min(len(test), settings.test_tasks))])
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.subject.tokenizer.decode(ids))
@@ -246,12 +255,7 @@ class Player:
         """Held-out tasks, one answer each, graded as in training."""
         began = time.perf_counter()
         if self.settings.staleness:  # the engine is at work on older weights, in its thread
-            engine = Engine(
-                self.model,
-                slots=self.settings.slots,
-                batch_invariant=self.settings.batch_invariant,
-                tokenizer=self.subject.tokenizer,
-            )
+            engine = self._engine(self.model)
         else:
             engine = self.engine
             engine.refresh(engine.version, engine.digest)
