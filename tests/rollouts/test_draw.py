@@ -318,3 +318,11 @@ def test_a_draw_is_the_place_where_the_cumulative_distribution_passes_the_number
     cumulative_BV = raw_BV.double().softmax(-1).cumsum(-1)
     expected_B = torch.searchsorted(cumulative_BV, uniforms(rows, CPU)[:, None], right=True).squeeze(1)
     assert torch.equal(draw(raw_BV, Dials.of(rows, CPU)).tokens_B, expected_B)
+
+
+def test_a_blocks_float32_sum_that_is_rounded_up_points_at_no_id_that_was_cut(monkeypatch):
+    """1 + 7e-8 is 1.00000012 in float32: a number up there lies behind the last id that is possible."""
+    monkeypatch.setattr(module, "uniforms", lambda rows, device: torch.tensor([1 - 2.0**-53]).double())
+    raw_BV = torch.full((1, 256), -torch.inf)
+    raw_BV[0, :2] = torch.tensor([1.0, 7e-8]).log()
+    assert draw(raw_BV, Dials.of([row(Sampling())], CPU)).tokens_B.item() == 1
