@@ -80,18 +80,18 @@ def test_equal_models_are_undecided_with_an_interval_that_says_nothing():
 
 
 def test_the_interval_covers_the_crossing():
-    """40 studies of 60 problems whose chances are drawn anew; the truth is the crossing of the population."""
+    """24 studies of 60 problems whose chances are drawn anew; the truth is the crossing of the population."""
     generator = np.random.default_rng(5)
     many = generator.random(4000) < 0.5
     truth = expected_crossing(np.full(4000, 0.08), np.where(many, 0.8, 0.0), 32)
     hits = 0
-    for study in range(40):
+    for study in range(24):
         rl = np.where(generator.random(60) < 0.5, 0.8, 0.0)
         found = crossover(
             curves(32, generator.binomial(32, 0.08, 60)), curves(32, generator.binomial(32, rl)), seed=study
         )
         hits += found.low <= truth <= found.high
-    assert hits >= 34
+    assert hits >= 20
 
 
 def test_different_problems_are_refused():

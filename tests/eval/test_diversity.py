@@ -55,6 +55,12 @@ def test_a_short_answer_pays_for_its_brevity():
     )
 
 
+def test_brevity_is_against_the_nearest_length():
+    """Two words: the nearest other has three, so exp(1 - 3/2). Three: nearest has two, no penalty. Eight: none."""
+    found = self_bleu(["a a", "a a a", "a a a a a a a a"], most=1)
+    assert found == pytest.approx((math.exp(-1 / 2) + 1 + 3 / 8) / 3)
+
+
 def test_self_bleu_equals_sacrebleu():
     """sacrebleu 2.x, sentence BLEU, tokenize none, add-k of 1, effective order, each against the others."""
     assert self_bleu(CATS) == pytest.approx(0.42938277966278693, abs=1e-12)

@@ -49,6 +49,13 @@ def test_kl_from_samples_finds_the_exact_one():
     )
 
 
+def test_the_estimate_by_hand():
+    """log r = -1 and 0.5: (e^-1 - 1 + 1) + (e^0.5 - 1 - 0.5), over two tokens."""
+    found = kl_from_samples([np.array([-1.0, -2.0])], [np.array([-2.0, -1.5])])
+    assert found.per_answer == pytest.approx(math.exp(-1) + math.exp(0.5) - 1.5)
+    assert found.per_token.value == pytest.approx(found.per_answer / 2)
+
+
 def test_the_same_model_is_at_distance_zero():
     same = [np.array([-1.0, -2.0]), np.array([-0.5])]
     assert kl_from_samples(same, same).per_token.value == 0

@@ -97,6 +97,8 @@ def test_likelihoods_nest():
     found = fit_lengths(*draw(constant_hazard(20), 8)).candidates
     assert found["weibull"].log_likelihood >= found["half-life"].log_likelihood - 1e-6
     assert found["logistic"].log_likelihood >= found["constant"].log_likelihood - 1e-6
+    for each in found.values():
+        assert each.held_out < each.log_likelihood / 600, "what was held out was not fitted"
     assert found["half-life"].aic == pytest.approx(2 - 2 * found["half-life"].log_likelihood)
     assert found["weibull"].aic == pytest.approx(4 - 2 * found["weibull"].log_likelihood)
 
@@ -117,11 +119,11 @@ def test_perfect_sorting_is_marked():
 
 def test_the_interval_covers_over_tasks():
     hits = 0
-    for seed in range(60):
+    for seed in range(30):
         t, y, _ = draw(constant_hazard(50), 100 + seed, tasks=40, attempts=2)
-        rows = half_life_over(t, y, np.arange(40).repeat(2), seed, draws=200)
+        rows = half_life_over(t, y, np.arange(40).repeat(2), seed, draws=150)
         hits += rows.low <= 50 <= rows.high
-    assert hits >= 53
+    assert hits >= 26
 
 
 def test_too_little_is_refused():

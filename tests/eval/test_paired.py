@@ -136,3 +136,12 @@ def test_the_clustered_comparison_holds_its_level_and_covers():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_newcombe_by_hand():
+    """40 both, 8 and 2 alone, 30 neither: phi = (40 * 30 - 8 * 2 - 80 / 2) / sqrt(48 * 32 * 42 * 38) = 0.7307."""
+    (low1, high1), (low2, high2) = wilson(48, 80), wilson(42, 80)
+    found, phi = newcombe(40, 8, 2, 30), 0.73066
+    down, up = (0.525 - low2, high1 - 0.6), (high2 - 0.525, 0.6 - low1)
+    arms = [(a * a - 2 * phi * a * b + b * b) ** 0.5 for a, b in (down, up)]
+    assert (found.low, found.high) == pytest.approx((-0.075 - arms[0], -0.075 + arms[1]), abs=1e-5)

@@ -94,7 +94,10 @@ def test_models_that_never_met_are_refused_by_name():
 def test_a_model_that_always_lost_is_refused_by_name():
     with pytest.raises(UserError, match=r"c never took half a point from a, b"):
         bradley_terry(games("a", "b", 2, 2) + games("a", "c", 5, 0) + games("b", "c", 3, 0))
-    bradley_terry(games("a", "b", 2, 2) + games("a", "c", 5, 0) + games("b", "c", 3, 0, 1))  # a tie suffices
+    bradley_terry(games("a", "b", 2, 2) + games("a", "c", 5, 0) + games("b", "c", 3, 0, 1))  # a tie suffices,
+    bradley_terry(
+        games("a", "b", 2, 2) + games("a", "c", 5, 0) + games("c", "b", 0, 3, 1)
+    )  # from either side
 
 
 def test_impossible_tables_are_refused():
@@ -139,6 +142,8 @@ def test_length_control_does_not_care_who_was_shown_first():
     turned = [Game("base", "m", 1 - g.outcome, g.prompt, g.second_length, g.first_length) for g in played]
     there, back = length_controlled(played, "m"), length_controlled(turned, "m")
     assert there.controlled.value == pytest.approx(back.controlled.value, abs=1e-6)
+    mixed = length_controlled([(played, turned)[i % 2][i] for i in range(400)], "m")
+    assert mixed.controlled.value == pytest.approx(there.controlled.value, abs=1e-6)
     other = length_controlled(played, "base")
     assert other.controlled.value == pytest.approx(1 - there.controlled.value, abs=1e-6)
 

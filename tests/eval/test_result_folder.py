@@ -117,7 +117,7 @@ def test_a_stopped_evaluation_goes_on_and_makes_nothing_twice(tmp_path):
     assert not (tmp_path / "r.partial").exists()
 
 
-@pytest.mark.parametrize("torn", [b'{"task": "sums:1", "ind', b"\xff\xfe", b"{}"])
+@pytest.mark.parametrize("torn", [b'{"task": "sums:1", "ind', b"\xff\xfe", b"{}", b"x" * 5000])
 def test_a_torn_last_line_is_made_again(tmp_path, torn):
     with Recorder(tmp_path / "r", HEADER, PROMPTS) as recorder:
         recorder.add(SAMPLES[0])
