@@ -159,6 +159,27 @@ def test_tests_that_cannot_test_are_the_harness_s_fault(pool, checks, kind):
     assert isinstance(end, Broken) and end.kind == kind, end
 
 
+def test_a_function_that_the_tests_pass_can_be_called_and_gives_nothing_else_away(pool):
+    ask = 'os.write(3, json.dumps({"get": 0, "name": "__globals__", "args": [], "keywords": {}}).encode() + b"\\n")'
+    code = f"import json, os\ndef f(g):\n  {ask}\n  return [g(2), 'raise' in json.loads(os.read(3, 99999))]"
+    swapped = code.replace(
+        "[g(2), 'raise' in json.loads(os.read(3, 99999))]", "['raise' in json.loads(os.read(3, 99999)), g(2)]"
+    )
+    end = result(pool, python(swapped, Checks(("assert f(lambda x: x + 1) == [True, 3]",))))
+    assert isinstance(end, Passed), end
+
+
+def test_memory_and_processes_are_bounded_without_control_groups_too(pool, monkeypatch):
+    from rung.sandbox import box
+
+    monkeypatch.setattr(box.cgroup, "make", lambda: None)
+    three = "import os, time\n[os.fork() for _ in range(2)]\nx = bytearray(60 << 20)\ntime.sleep(1)"
+    assert isinstance(run(python(three), Limits(memory=100 << 20)), OutOfMemory)
+    many = "import os, time\nfor _ in range(30):\n  if os.fork() == 0: time.sleep(2)\ntime.sleep(2)"
+    end = run(python(many), Limits(processes=10))
+    assert not isinstance(end, Passed | Timeout), end
+
+
 # ---- the pool ----
 
 
