@@ -85,7 +85,7 @@ class SoftmaxAttention(nn.Module):
         self.q_proj = Linear(config.width, q_width, bias=config.qkv_bias)
         self.k_proj = Linear(config.width, kv_width, bias=config.qkv_bias)
         self.v_proj = Linear(config.width, kv_width, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(q_width, config.width, bias=config.output_bias)
+        self.o_proj = Linear(q_width, config.width, bias=config.output_bias)
         if config.qk_norm:
             per_head = config.qk_norm == "head"
             norm = partial(RMSNorm, epsilon=config.norm_epsilon, offset=config.norm_offset)

@@ -95,6 +95,11 @@ class Graders:
             self._setup = Setup(content, files_behind(content), workers, limits)
             self._start()
 
+    @property
+    def batched(self) -> bool:
+        """Whether the reward wants to see many attempts in one call, as TRL's functions do."""
+        return bool(getattr(self._reward, "batched", False))
+
     def grade(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         return self.submit(attempts).verdicts()
 
@@ -115,9 +120,8 @@ class Graders:
             self._next += len(futures)
             self._pending.update(zip(ids, futures, strict=True))
             whole = Job(ids, pickles)
-            batched = getattr(self._reward, "batched", False)
             with suppress(OSError):  # a server just dead: the reader tells the attempts
-                for job in [whole] if batched and attempts else whole.split():
+                for job in [whole] if self.batched and attempts else whole.split():
                     self._channel.send(job)
         return Grading(futures)
 

@@ -8,6 +8,7 @@ and all of them see the whole round.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,14 +22,14 @@ from rung.advantages.recipes import Recipe
 from rung.batch import Rollout
 from rung.data.mixture import epoch_order
 from rung.errors import RunStopped
-from rung.rewards.score import Score, Verdict
+from rung.rewards.score import Attempt, Score, Verdict
 from rung.rollouts.columns import Graded
 from rung.rollouts.engine import sample_seed
 from rung.rollouts.episodes import Ask, Episode, Theatre
 
 if TYPE_CHECKING:
     from rung.envs.environment import Task
-    from rung.rewards.workers import Graders
+    from rung.rewards.workers import Graders, Grading
 
 ScoreRollouts = Callable[[Sequence[Rollout]], list[np.ndarray]]  # float32 [T] each
 
@@ -74,13 +75,9 @@ class Collector:
             asks += [Ask(task, index, seed) for seed in seeds]
             if self.recipe.needs_greedy:
                 asks.append(Ask(task, index, seeds[0], greedy=True))
-        handles: dict[int, Any] = {}
-
-        def grade(index: int, episode: Episode) -> None:
-            handles[index] = self.graders.submit([episode.attempt()])
-
-        episodes = self.theatre.play(asks, grade)
-        verdicts = [handles[index].verdicts()[0] for index in range(len(asks))]
+        graded = _GradedAsTheyEnd(self.graders, asks)
+        episodes = self.theatre.play(asks, graded)
+        verdicts = graded.verdicts()
         own = [
             (ask, episode.rollout(), verdict)
             for ask, episode, verdict in zip(asks, episodes, verdicts, strict=True)
@@ -162,6 +159,30 @@ class Collector:
             reference_N=None if reference is None else np.concatenate(reference).astype(np.float64),
             entropy_N=joined("entropy").astype(np.float64),
         )
+
+
+class _GradedAsTheyEnd:
+    """Hands attempts to the graders while others are being sampled; a reward of many attempts gets whole groups."""
+
+    def __init__(self, graders: Graders, asks: Sequence[Ask]):
+        self.graders, self.asks = graders, asks
+        self.missing = Counter(ask.group for ask in asks)
+        self.ended: dict[int, list[tuple[int, Attempt]]] = {}
+        self.places: dict[int, tuple[Grading, int]] = {}
+
+    def __call__(self, index: int, episode: Episode) -> None:
+        group = self.asks[index].group
+        self.missing[group] -= 1
+        self.ended.setdefault(group, []).append((index, episode.attempt()))
+        if not self.graders.batched or not self.missing[group]:
+            members = sorted(self.ended.pop(group), key=lambda member: member[0])
+            grading = self.graders.submit([attempt for _, attempt in members])
+            self.places |= {index: (grading, place) for place, (index, _) in enumerate(members)}
+
+    def verdicts(self) -> list[Verdict]:
+        """In the order of the asks."""
+        found = (self.places[index] for index in range(len(self.asks)))
+        return [grading.futures[place].result() for grading, place in found]
 
 
 def _value(verdict: Verdict) -> float:
