@@ -74,15 +74,15 @@ def call(command: Command, name: str, argv: list[str]) -> int:
 
 
 def command_name(argv: list[str]) -> tuple[str, list[str]]:
-    """The command, of one word or two, and the words that follow it; a family's name if it stands alone."""
+    """The command, of two words or one, and the words that follow it; a family's name if it stands alone."""
+    if " ".join(argv[:2]) in COMMANDS:  # `rung eval show DIR` is not `rung eval` of a model called show
+        return " ".join(argv[:2]), argv[2:]
     if argv[0] in COMMANDS:
         return argv[0], argv[1:]
     family = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
     if family and (len(argv) == 1 or argv[1] in ("-h", "--help")):
         return argv[0], argv[1:]
     name = " ".join(argv[:2]) if family else argv[0]
-    if name in COMMANDS:
-        return name, argv[2:]
     near = difflib.get_close_matches(name, family or spellings(), n=1)
     hint = (
         f"did you mean `rung {near[0]}`?" if near else f"`rung {argv[0] + ' ' if family else ''}--help` lists"

@@ -39,9 +39,32 @@ COMMANDS: dict[str, Command] = {
     "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
     "generate": Command("generate", "Generate", "main", "complete prompts", "use a model"),
+    "serve": Command("serve", "Serve", "main", "serve a model to OpenAI's clients", "use a model"),
     "fetch": Command("fetch", "Fetch", "main", "put a model into the cache", "use a model"),
     "merge-adapter": Command(
         "merge_adapter", "MergeAdapter", "main", "fold a LoRA adapter into its base", "use a model"
+    ),
+    "eval": Command(
+        "evaluate", "Eval", "main", "measure models on test tasks, with intervals", "measure"
+    ),
+    "eval show": Command(
+        "evaluations", "EvalShow", "show", "a result again, or one of its samples", "measure"
+    ),
+    "eval rescore": Command(
+        "evaluations", "EvalRescore", "rescore", "count a result again, or judge its answers anew", "measure"
+    ),
+    "eval diff": Command(
+        "evaluations", "EvalDiff", "diff", "the first thing in which two results differ", "measure"
+    ),
+    "eval text": Command(
+        "evaluate_text", "EvalText", "text", "perplexity of text, KL to a base", "measure"
+    ),
+    "eval contamination": Command(
+        "evaluate_text",
+        "EvalContamination",
+        "contamination",
+        "look for test tasks in training data",
+        "measure",
     ),
     "data show": Command("data", "DataShow", "show", "rows as tokens, coloured by what is trained", "data"),
     "data check": Command("data", "DataCheck", "check", "what a data file holds and what is wrong", "data"),

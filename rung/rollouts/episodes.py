@@ -18,11 +18,12 @@ from rung.batch import Rollout
 from rung.data.tokens import TokenPolicy, encode, encode_continuations
 from rung.errors import UserError
 from rung.rewards.score import Attempt
-from rung.rollouts.engine import Engine
 from rung.rollouts.request import Completion, Sampling
 
 if TYPE_CHECKING:
     from rung.envs.environment import Environment, Task
+    from rung.rollouts.engine import Engine
+    from rung.rollouts.hf import HfSampler
 
 SENTINEL = "\x02the answer\x03"  # stands for the model's turn while the template is asked what follows one
 
@@ -122,7 +123,7 @@ class Theatre:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | HfSampler,
         environment: Environment,
         tokenizer: Any,
         policy: TokenPolicy,
@@ -136,7 +137,7 @@ class Theatre:
 
     def play(self, asks: Sequence[Ask], ended: Callable[[int, Episode], None] | None = None) -> list[Episode]:
         """Every episode, in the order asked for. `ended(index, episode)` is called as each one ends."""
-        prompts = self._prompts([ask.task for ask in asks])
+        prompts = [ids for _, ids in self.prompts([ask.task for ask in asks])]
         episodes = [self._begin(ask, ids) for ask, ids in zip(asks, prompts, strict=True)]
         index_of: dict[int, int] = {}
         for index, (episode, ids) in enumerate(zip(episodes, prompts, strict=True)):
@@ -158,7 +159,7 @@ class Theatre:
                 "The model's tokenizer has no chat template, so tasks cannot be put to it. Train on a chat model, or "
                 "add a chat_template to its tokenizer_config.json."
             )
-        self._prompts(tasks)
+        self.prompts(tasks)
 
     def _begin(self, ask: Ask, prompt_ids: list[int]) -> Episode:
         temperature = 0.0 if ask.greedy else self.sampling.temperature
@@ -194,8 +195,8 @@ class Theatre:
         episode.add_world(ids, answer, self.engine.version)
         return self._submit(episode, whole)
 
-    def _prompts(self, tasks: Sequence[Task]) -> list[list[int]]:
-        """Token ids of each prompt, rendered once per task."""
+    def prompts(self, tasks: Sequence[Task]) -> list[tuple[str, list[int]]]:
+        """Each prompt as the template writes it, and its token ids; rendered once per task."""
         distinct = {id(task): task for task in tasks}
         texts = [self._render(list(task.messages), prompt=True) for task in distinct.values()]
         found = dict(zip(distinct, zip(texts, encode(self.tokenizer, texts), strict=True), strict=True))
@@ -205,7 +206,7 @@ class Theatre:
                     f"The prompt of task {distinct[place].key} has {len(ids)} tokens, and a conversation may have "
                     f"{self.max_length}: there is no room for an answer. Allow longer conversations or leave it out."
                 )
-        return [ids for _, ids in (found[id(task)] for task in tasks)]
+        return [found[id(task)] for task in tasks]
 
     def _world_ids(
         self, messages: Sequence[Mapping[str, Any]], answer: Sequence[Mapping[str, Any]], *, ended: bool

@@ -10,6 +10,7 @@ slower than the engine, and as right.
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -73,10 +74,28 @@ class HfSampler:
         self.model, self.tokenizer = model, tokenizer
         self.version, self.digest = version, digest
         self.rows_at_once = slots if _batches_change_nothing(model) else 1
+        self.waiting: deque[Completion] = deque()
 
     def refresh(self, version: int, digest: str = "") -> None:
         """The model's weights changed. Nothing is kept from one call to the next, so nothing is forgotten."""
         self.version, self.digest = version, digest
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Queue a prompt, as with the engine; `step` completes as many of those that wait as fit, to their ends."""
+        self._check([prompt_ids], sampling)
+        self.waiting.append(Completion(tuple(map(int, prompt_ids)), sampling))
+        return self.waiting[-1]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting)
+
+    def step(self) -> list[Completion]:
+        ended = [self.waiting.popleft() for _ in range(min(self.rows_at_once, len(self.waiting)))]
+        batch = _Batch(self, ended)
+        while batch.rows:
+            batch.step()
+        return ended
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1
