@@ -1,0 +1,74 @@
+"""kill -9 anywhere in `rung rl`, resume: weights, metrics and rollouts are those of the run never killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rl_case import ENV, files, play, steps, told, weights, words
+
+import rung.pipelines.observe
+
+VARIANTS = {
+    # two updates a round: old log-probs; rloo: a reference; evaluations between rounds grow the cache
+    "fp32": {"method": "rloo", "updates": 2, "eval_every": 3, "rounds": 3, "save_every": 1},
+    "bf16": {"precision": "bf16", "rounds": 4, "save_every": 2, "kind": "sometimes", "method": "dapo", "updates": 1},
+    "lora": {"lora__rank": 2, "lora__dropout": 0.1, "rounds": 4, "save_every": 2, "loss__beta": 0.1, "eval_every": 2},
+}  # fmt: skip
+UPDATE = ["rung.train", "_finish_gradients"]
+KILLS = {  # what is entered, and for which time it kills, of each variant
+    "mid-rollout": (["rung.rollouts.engine", "Engine.step"], {"fp32": 45, "bf16": 100, "lora": 45}),
+    "mid-update": (UPDATE, {"fp32": 3, "bf16": 4, "lora": 4}),
+    "in the second update of a round": (UPDATE, {"fp32": 4}),
+    "mid-save, files half written": (["rung.publish", "sync_tree"], {"fp32": 3, "bf16": 2, "lora": 2}),
+    "rollouts written, not renamed": (["rung.rollouts.store", "write_atomically"], {"fp32": 2, "bf16": 3}),
+    "between rounds": (["rung.sources.collector", "Collector.__call__"], {"fp32": 3, "bf16": 3}),
+    "before the step is logged": (["rung.run", "Run.log"], {"fp32": 4, "lora": 3}),
+}
+CASES = [(kill, variant) for kill, (_, calls) in KILLS.items() for variant in calls]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_folder, tmp_path_factory) -> dict[str, Path]:
+    torch.set_num_threads(1)
+    rung.pipelines.observe.matrix_peak, measured = lambda *_: 1e12, rung.pipelines.observe.matrix_peak
+    folder = tmp_path_factory.mktemp("unbroken")
+    runs = {name: play(tiny_folder, folder / name, **options) for name, options in VARIANTS.items()}
+    rung.pipelines.observe.matrix_peak = measured
+    return runs
+
+
+@pytest.fixture(scope="module")
+def broken(tiny_folder, tmp_path_factory) -> dict[tuple[str, str], tuple[Path, list]]:
+    """All runs that are killed and resumed, from one process, since loading torch takes longest."""
+    folder = tmp_path_factory.mktemp("broken")
+    jobs = []
+    for number, (kill, variant) in enumerate(CASES):
+        what, calls = KILLS[kill]
+        out = str(folder / f"run-{number}")
+        line = words(tiny_folder, out, **VARIANTS[variant])
+        jobs.append({"words": line, "out": out, "kill": [*what, calls[variant]]})
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, str(ENV.with_name("rl_kills.py")), str(folder / "jobs.json")]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    endings = json.loads(done.stdout.splitlines()[-1])
+    return {case: (Path(job["out"]), end) for case, job, end in zip(CASES, jobs, endings, strict=True)}
+
+
+@pytest.mark.parametrize(("kill", "variant"), CASES)
+def test_kill_and_resume_is_the_unbroken_run(unbroken, broken, kill, variant):
+    run, (died, resumed, said) = broken[kill, variant]
+    assert died == -signal.SIGKILL, said
+    assert resumed == 0, said
+    assert "resumed after step" in said
+    expected = unbroken[variant]
+    assert steps(run) == steps(expected)
+    assert weights(run) == weights(expected)
+    assert files(run, "rollouts") == files(expected, "rollouts")
+    assert told(run)["state"] == "finished"
+    assert not [path for path in run.rglob("*") if ".tmp" in path.name]
