@@ -5,13 +5,14 @@ A part that would change nothing is refused: whoever set it believes that it doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rung.advantages.recipes import RECIPES, Recipe
 from rung.config import to_dict
 from rung.errors import UserError
+from rung.rollouts.columns import Graded
 from rung.settings_rl import Rl
 
 GROUPED = ("leave_one_out", "group_mean", "group_normalized", "group_mean_batch_std")
@@ -36,6 +37,13 @@ def recipe_of(settings: Rl) -> Recipe:
     if fixed:
         recipe = replace(recipe, loss_options={"max_length": settings.max_tokens, **recipe.loss_options})
     return recipe
+
+
+def compared(recipe: Recipe, graded: Sequence[Graded]) -> Sequence[Graded]:
+    """A round, grouped by what is compared: where no group's mean is the baseline, all of it is one group."""
+    if recipe.estimator in GROUPED:
+        return graded
+    return [replace(record, rollout=replace(record.rollout, group=0)) for record in graded]
 
 
 def _check_loss(method: str, recipe: Recipe, given: Mapping[str, Any], fixed: bool) -> None:

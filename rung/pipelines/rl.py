@@ -38,7 +38,7 @@ from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
 from rung.models.load import load_model
 from rung.models.policy import score
-from rung.pipelines.recipe import recipe_of
+from rung.pipelines.recipe import compared, recipe_of
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
 from rung.rewards.score import Score
@@ -166,7 +166,7 @@ class Player:
             self.source.resume(step)
         dist.wait()
         for round in self.source.store.rounds()[:-1] if step % self.updates else self.source.store.rounds():
-            self.health.feed(facts_of(round, self.source.store.read(round)))
+            self.health.feed(facts_of(round, compared(self.recipe, self.source.store.read(round))))
 
     def _engine(self, model: Decoder) -> Engine:
         invariant, tokenizer = self.settings.batch_invariant, self.subject.tokenizer
@@ -206,6 +206,7 @@ class Player:
         """What is said of a round when its first update begins: facts to log, findings to warn of."""
         if not self.settings.staleness:
             self.engine.sleep()
+        graded = list(compared(self.recipe, graded))
         for finding in self.health.feed(facts_of(round, graded, heldout=self.heldout)):
             if dist.rank() == 0:
                 console.print(f"finding  {finding}", highlight=False, markup=False)
