@@ -35,6 +35,8 @@ OWN = {
     "countdown": "reach a target with given numbers, each once; target=24 is the game of 24",
     "guess": "find a number from higher and lower; several turns",
     "lookup": "questions about made-up people; with tools=search the answers can be found",
+    "puzzles": "twenty programs to write, in language=python or another; to test on",
+    "humaneval": "164 Python functions with their tests; to test on",
     "gsm8k:PATH": "grade-school word problems; without PATH from the hub",
     "math:PATH": "problem and answer, compared as mathematics",
     "rows:PATH": "prompt and answer; reward=exact, numeric, math, choice, countdown or FILE.py:FUNCTION",

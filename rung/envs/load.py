@@ -2,6 +2,7 @@
 
     gsm8k:PATH  math:PATH  rows:PATH           rows that are read            (rung.envs.files)
     arithmetic  countdown  guess  lookup       tasks that are made
+    puzzles  humaneval                         programs to write, run in the sandbox; held out only
     reasoning-gym/NAME                         any data set of that package
     FILE.py:FUNCTION                           a function that returns an Environment
     A=0.7,B=0.3                                a mixture with shares
@@ -24,9 +25,11 @@ from rung.envs.countdown import countdown
 from rung.envs.environment import Environment
 from rung.envs.files import gsm8k, math_rows, rows
 from rung.envs.guess import guess
+from rung.envs.humaneval import humaneval
 from rung.envs.lookup import lookup, lookup_tool
 from rung.envs.mixture import mixture
 from rung.envs.options import canonical, closest, convert, members, reject_unknown, split_options
+from rung.envs.puzzles.build import puzzles
 from rung.envs.reasoning_gym import reasoning_gym
 from rung.envs.toolbox import calculator, python
 from rung.envs.tools import Tool, with_tools
@@ -37,7 +40,9 @@ MADE: dict[str, Callable[..., Environment]] = {
     "arithmetic": arithmetic,
     "countdown": countdown,
     "guess": guess,
+    "humaneval": humaneval,
     "lookup": lookup,
+    "puzzles": puzzles,
 }
 READ: dict[str, Callable[..., Environment]] = {"gsm8k": gsm8k, "math": math_rows, "rows": rows}
 TOOLS = ("calculator", "search", "python")
