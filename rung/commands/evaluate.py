@@ -92,8 +92,6 @@ def main(settings: Eval) -> int:
 
 
 def check(settings: Eval) -> None:
-    if not settings.models:
-        raise UserError("rung eval: no model was given; write rung eval smollm2-135m --env arithmetic")
     if not settings.env:
         raise UserError(
             "rung eval: nothing to evaluate on; add --env SPEC (`rung envs list` shows what there is)"

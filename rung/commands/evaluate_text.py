@@ -60,7 +60,7 @@ class EvalContamination:
 
 
 def text(settings: EvalText) -> int:
-    if not settings.file or not settings.models:
+    if not settings.file:
         raise UserError(
             "rung eval text: write rung eval text MODEL... --file FILE.jsonl, with held-out texts or chats"
         )

@@ -56,7 +56,9 @@ def show(settings: EvalShow) -> int:
 
     folders = [found for folder in settings.folders for found in results_in(folder)]
     if not folders:
-        raise UserError("rung eval show: no result was given; name a folder that `rung eval` has written")
+        raise UserError(
+            f"no result lies in {', '.join(map(str, settings.folders))}; name a folder of `rung eval`"
+        )
     found = [opened(folder) for folder in folders]
     if settings.sample:
         for each in found:
