@@ -80,6 +80,7 @@ COMMANDS: dict[str, Command] = {
     "rollouts": Command(
         "rollouts", "Rollouts", "main", "what a run's model wrote, and what it got for it", "runs"
     ),
+    "diagnose": Command("diagnose", "Diagnose", "main", "what went wrong in a run, and what to do", "runs"),
     "languages": Command(
         "languages", "Languages", "main", "what the sandbox can run on this machine", "tools"
     ),

@@ -52,9 +52,12 @@ class Finding:
     round: int
     evidence: str
     remedy: str
+    unit: str = "round"  # what `round` counts
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.severity}, round {self.round}: {self.evidence}. Remedy: {self.remedy}"
+        return (
+            f"{self.name}, {self.severity}, {self.unit} {self.round}: {self.evidence}. Remedy: {self.remedy}"
+        )
 
 
 @dataclass
