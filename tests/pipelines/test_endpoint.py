@@ -195,7 +195,7 @@ def test_a_server_that_dies_midway_costs_nothing_that_was_answered(tmp_path):
 def test_a_refusal_is_not_asked_again(tmp_path):
     with server() as state:
         state.trouble = lambda number: 400
-        with pytest.raises(UserError, match="refuses what it is asked as served: HTTP 400.*status 400"):
+        with pytest.raises(UserError, match=r"refuses what it is asked as served: HTTP 400.*status 400"):
             evaluate(state.url, spec(), out=tmp_path / "r", concurrency=1)
         assert len(state.asked) == 1
 
@@ -235,7 +235,7 @@ def test_no_server_and_no_address():
 
 def test_what_an_endpoint_cannot_promise_is_refused(tmp_path):
     for options in ({"strict": True}, {"think_tokens": 5}):
-        with pytest.raises(UserError, match="needs? the model itself|an endpoint samples"):
+        with pytest.raises(UserError, match=r"needs? the model itself|an endpoint samples"):
             evaluate("http://127.0.0.1:9/v1", spec(), out=tmp_path / "r", **options)
 
 

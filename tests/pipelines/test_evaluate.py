@@ -194,9 +194,9 @@ def test_what_is_finished_is_read_and_not_sampled_again(tiny_folder, tmp_path, m
     monkeypatch.setattr(Engine, "step", lambda self: pytest.fail("it sampled"))
     again = evaluate(tiny_folder, spec(), out=tmp_path / "r", **SMALL)
     assert again.result == found.result and files(tmp_path / "r") == before
-    with pytest.raises(UserError, match=r"differs in sampling.temperature: 1.0 against 0.5"):
+    with pytest.raises(UserError, match=r"differs in sampling\.temperature: 1\.0 against 0\.5"):
         evaluate(tiny_folder, spec(), out=tmp_path / "r", temperature=0.5, **SMALL)
-    with pytest.raises(UserError, match="differs in engine.slots"):
+    with pytest.raises(UserError, match=r"differs in engine\.slots"):
         evaluate(tiny_folder, spec(), out=tmp_path / "r", slots=3, **SMALL)
 
 
