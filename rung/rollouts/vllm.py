@@ -157,9 +157,11 @@ class VllmSampler:
                 }
             )
         self.waiting = []
+        return self._ask("step", held=[self.version, self.weights_digest], requests=requests)["ended"]
+
+    def _ask(self, do: str, **content: Any) -> dict[str, Any]:
         aborted, self._aborted = self._aborted, []
-        held = [self.version, self.weights_digest]
-        return self.process.ask("step", held=held, requests=requests, abort=aborted)["ended"]
+        return self.process.ask(do, abort=aborted, **content)
 
     def _ended(self, answer: dict[str, Any]) -> Completion:
         completion = self.in_flight.pop(answer["id"])
@@ -191,9 +193,7 @@ class VllmSampler:
         sent = fingerprint(_named(tensors))
         with memory_file() as file:
             write_tensors(file, tensors)
-            said = self.process.ask(
-                "push", file=file, version=version, digest=sent, held=[self.version, self.weights_digest]
-            )
+            said = self._ask("push", file=file, version=version, digest=sent)
         assert said["digest"] == sent  # or the worker would have refused
         self.version, self.weights_digest, self.digest = version, sent, digest or sent
 

@@ -74,6 +74,7 @@ class Worker:
         return {**self.backend.facts, "digest": self.held[1]}
 
     def push(self, message: dict) -> dict:
+        self.abort(message)
         if self.backend.busy:
             raise Refused("answers are in flight; let them end, or abort them, before the weights change")
         tensors = read(message["file"])
@@ -92,14 +93,18 @@ class Worker:
         self.held = (message["version"], digest)
         return {"digest": digest}
 
+    def abort(self, message: dict) -> None:
+        """Every message says which requests nobody waits for any more."""
+        for one in message["abort"]:
+            self.backend.abort(one)
+
     def step(self, message: dict) -> dict:
         """Take requests, forget aborted ones, go on until some answer ended or a moment passed."""
+        self.abort(message)
         if self.held is None or [*self.held] != message["held"]:
             raise Refused(
                 f"it holds weights (version, digest) {self.held}, and {message['held']} were asked for"
             )
-        for one in message["abort"]:
-            self.backend.abort(one)
         try:
             for request in message["requests"]:
                 self.backend.submit(request)
