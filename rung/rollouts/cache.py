@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rung.kernels import invariant
-from rung.kernels.attention import masked_attention, packed_attention
+from rung.kernels.attention import masked_attention, one_query_attention, packed_attention
 from rung.models.decoder import Attend, Decoder
 
 GRAIN = 64  # capacities and the keys a step reads are multiples of this, so that shapes repeat
@@ -33,30 +33,31 @@ class Segment:
 
 
 class Cache:
-    """`[slots, K, T, d]` a layer for keys and for values, and the tokens each slot holds them of."""
+    """Keys and values, `[slots, K, T, d]` a layer, and the tokens each slot holds them of.
 
-    def __init__(self, model: Decoder, slots: int, capacity: int):
+    T follows the longest row: a product over a slice of longer rows costs a CPU a copy of all of them.
+    """
+
+    def __init__(self, model: Decoder, slots: int):
         c, weight = model.config, model.head_weight
-        self.shape = (c.layers, slots, c.kv_heads, _grained(capacity), c.head_width)
         self.keys, self.values = (
-            torch.zeros(self.shape, dtype=weight.dtype, device=weight.device) for _ in range(2)
+            [weight.new_empty(slots, c.kv_heads, 0, c.head_width) for _ in range(c.layers)] for _ in range(2)
         )
         self.held: list[np.ndarray] = [np.empty(0, np.int32)] * slots
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.keys[0].shape[2]
 
-    def grow(self, capacity: int) -> None:
-        """Room for rows of `capacity` tokens, at least half as much again as before: growing copies."""
-        if capacity <= self.capacity:
+    def fit(self, longest: int) -> None:
+        """Room for rows of `longest` tokens. What is twice too long is cut, and what was held there forgotten."""
+        capacity = _grained(longest)
+        if not self.capacity < capacity and not 2 * capacity <= self.capacity:
             return
-        missing = _grained(max(capacity, self.capacity * 3 // 2)) - self.capacity
-        self.keys, self.values = (F.pad(x, (0, 0, 0, missing)) for x in (self.keys, self.values))
-
-    def forget(self) -> None:
-        """The weights changed: nothing that is held is theirs."""
-        self.held = [np.empty(0, np.int32)] * len(self.held)
+        for stored in (self.keys, self.values):
+            for layer, x in enumerate(stored):
+                stored[layer] = F.pad(x, (0, 0, 0, capacity - x.shape[2]))
+        self.held = [held[:capacity] for held in self.held]
 
     def longest_match(self, token_ids: np.ndarray) -> tuple[int, int]:
         """`(slot, how many)`: the slot that holds the longest beginning of these tokens."""
@@ -66,33 +67,36 @@ class Cache:
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         if source != target and tokens:
-            for x in (self.keys, self.values):
-                x[:, target, :, :tokens] = x[:, source, :, :tokens]
+            for x in (*self.keys, *self.values):
+                x[target, :, :tokens] = x[source, :, :tokens]
         self.held[target] = self.held[source][:tokens]
 
     def swap(self, first: int, second: int, tokens: int) -> None:
         """Exchange two slots, of which neither holds more than `tokens`."""
         if first == second:
             return
-        for x in (self.keys, self.values):
-            kept = x[:, first, :, :tokens].clone()
-            x[:, first, :, :tokens] = x[:, second, :, :tokens]
-            x[:, second, :, :tokens] = kept
+        for x in (*self.keys, *self.values):
+            kept = x[first, :, :tokens].clone()
+            x[first, :, :tokens] = x[second, :, :tokens]
+            x[second, :, :tokens] = kept
         self.held[first], self.held[second] = self.held[second], self.held[first]
 
     def attend(self, lengths: Sequence[int], fresh: Sequence[Segment], *, batch_invariant: bool) -> Attend:
         """One new token for each of the first slots, whose lengths so far are given, then fresh segments."""
-        device, count = self.keys.device, len(lengths)
+        device, count = self.keys[0].device, len(lengths)
         slots = torch.arange(count, device=device)
         lengths_B = torch.tensor(lengths, dtype=torch.long, device=device)
-        longest = min(_grained(max(lengths, default=0) + 1), self.capacity)
+        # A CPU's products want whole tensors; the other ways are as quick over a part of one.
+        parts_do = batch_invariant or device.type != "cpu"
+        longest = _grained(max(lengths, default=0) + 1) if parts_do else self.capacity
         ages_BT = lengths_B[:, None] - torch.arange(longest, device=device)
         masks: dict[int | None, Tensor] = {}
+        mask_dtype = torch.float32 if device.type == "cpu" else self.keys[0].dtype
 
         def mask(window: int | None) -> Tensor:
             if window not in masks:
                 seen = (ages_BT >= 0) if window is None else (ages_BT >= 0) & (ages_BT < window)
-                masks[window] = seen if batch_invariant else _additive(seen, self.keys.dtype)[:, None, None]
+                masks[window] = seen if batch_invariant else _additive(seen, mask_dtype)[:, None, None]
             return masks[window]
 
         def attend(layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap):
@@ -106,10 +110,10 @@ class Cache:
                 if batch_invariant:
                     visible = mask(window)[:, None].expand(-1, q.shape[2], -1)
                     out = invariant.attention(q, k, v, visible, scale, softcap)
-                elif softcap is None:
-                    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask(window), scale=scale)
+                elif device.type == "cpu" or softcap is not None:
+                    out = one_query_attention(q, k, v, mask(window), scale, softcap)
                 else:
-                    out = masked_attention(q, k, v, mask(window) == 0, scale, softcap)
+                    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask(window), scale=scale)
                 parts.append(out.flatten(1, 2))
             sizes = [segment.stop - segment.start for segment in fresh]
             rest = zip(fresh, *(x[count:].split(sizes) for x in (q_NHd, k_NKd, v_NKd)), strict=True)

@@ -57,7 +57,7 @@ class Engine:
         self.version, self.digest = version, digest
         self.waiting: deque[Completion] = deque()
         self.rows: list[Completion] = []  # row i is in slot i
-        self.cache: Cache | None = None
+        self.cache = Cache(model, slots)
         self._dials: Dials | None = None
         if batch_invariant:
             _must_be_invariant(model)
@@ -131,12 +131,12 @@ class Engine:
         self.version, self.digest = version, digest
         self.waiting.extendleft(reversed(self.rows))
         self.rows, self._dials = [], None
-        if self.cache is not None:
-            self.cache.forget()
         self.sleep()
 
     def sleep(self) -> None:
-        """Give back the memory of packed weights; the next step packs them again."""
+        """Give back the memory of packed weights and, if nothing is being sampled, of keys and values."""
+        if not self.rows:
+            self.cache = Cache(self.model, self.slots)
         unpack_layers(self.model)
         self.model.packed_head = None
         self._packed = False
@@ -182,8 +182,8 @@ class Engine:
         """The last hidden state of every row, those that joined included."""
         decoding = len(self.rows)
         fresh, leaders = self._admit()
-        assert self.cache is not None
         lengths = [len(row.prompt_ids) + len(row.token_ids) for row in self.rows]
+        self.cache.fit(max(lengths))
         tokens = [_last_token(row) for row in self.rows[:decoding]]
         positions = [length - 1 for length in lengths[:decoding]]
         for segment in fresh:
@@ -217,14 +217,13 @@ class Engine:
             row = self.waiting[0]
             tokens = tuple(_tokens(row))
             slot = len(self.rows)
-            cache = self._room(len(tokens) + row.sampling.max_tokens - len(row.token_ids))
             if tokens in first:
                 leaders[slot] = first[tokens]
             else:
-                source, shared = cache.longest_match(np.array(tokens[:-1], np.int32))
+                source, shared = self.cache.longest_match(np.array(tokens[:-1], np.int32))
                 if fresh and len(tokens) - shared > budget:
                     break
-                cache.copy(source, slot, shared)
+                self.cache.copy(source, slot, shared)
                 fresh.append(Segment(slot, shared, len(tokens)))
                 budget -= len(tokens) - shared
                 first[tokens] = slot
@@ -232,12 +231,6 @@ class Engine:
             self.rows.append(row)
             self._dials = None
         return fresh, leaders
-
-    def _room(self, capacity: int) -> Cache:
-        if self.cache is None:
-            self.cache = Cache(self.model, self.slots, capacity)
-        self.cache.grow(capacity)
-        return self.cache
 
     def _choose(self, states_BD: Tensor) -> Drawn:
         if self._dials is None:
@@ -273,7 +266,6 @@ class Engine:
         for row in ended:
             cache, last = self.cache, len(self.rows) - 1
             slot = next(i for i, other in enumerate(self.rows) if other is row)
-            assert cache is not None
             for i in (slot, last):  # the newest token has no keys and values yet
                 cache.held[i] = np.array(_tokens(self.rows[i])[:-1], np.int32)
             cache.swap(slot, last, max(len(cache.held[slot]), len(cache.held[last])))

@@ -1,4 +1,4 @@
-"""The cache: what it finds, copies, swaps and forgets, and attention through it against the plain one."""
+"""The cache: what it finds, copies, swaps and cuts, and attention through it against the plain one."""
 
 import numpy as np
 import pytest
@@ -22,26 +22,41 @@ def ids(*values):
 
 def filled(decoder, slots=4, capacity=GRAIN):
     """Every number of a slot is the slot's own, so that a wrong copy shows."""
-    cache = Cache(decoder, slots, capacity)
-    for slot in range(slots):
-        cache.keys[:, slot] = slot + torch.arange(cache.capacity)[:, None] / 1000
-        cache.values[:, slot] = -cache.keys[:, slot]
+    cache = Cache(decoder, slots)
+    cache.fit(capacity)
+    for keys, values in zip(cache.keys, cache.values, strict=True):
+        for slot in range(slots):
+            keys[slot] = slot + torch.arange(cache.capacity)[:, None] / 1000
+            values[slot] = -keys[slot]
     return cache
+
+
+def everything(stored):
+    return torch.stack(stored)
 
 
 def test_room_comes_in_grains_and_growing_keeps_what_is_held(decoder):
     cache = filled(decoder, capacity=1)
     assert cache.capacity == GRAIN
-    before = cache.keys.clone()
+    before = everything(cache.keys)
     cache.held[2] = ids(1, 2)
-    cache.grow(GRAIN)
+    cache.fit(GRAIN)
     assert cache.capacity == GRAIN
-    cache.grow(GRAIN + 1)
-    assert cache.capacity == 2 * GRAIN and torch.equal(cache.keys[:, :, :, :GRAIN], before)
-    cache.grow(2 * GRAIN + 1)
-    assert cache.capacity == 3 * GRAIN, "half as much again"
+    cache.fit(GRAIN + 1)
+    assert cache.capacity == 2 * GRAIN and torch.equal(everything(cache.keys)[:, :, :, :GRAIN], before)
     assert cache.held[2].tolist() == [1, 2]
-    assert torch.equal(cache.values[:, :, :, :GRAIN], -before)
+    assert torch.equal(everything(cache.values)[:, :, :, :GRAIN], -before)
+
+
+def test_room_twice_too_long_is_cut_and_what_was_held_there_forgotten(decoder):
+    cache = filled(decoder, capacity=3 * GRAIN)
+    before = everything(cache.keys)
+    cache.held[1] = np.arange(GRAIN + 5, dtype=np.int32)
+    cache.fit(2 * GRAIN)
+    assert cache.capacity == 3 * GRAIN, "a little too long is left alone"
+    cache.fit(GRAIN)
+    assert cache.capacity == GRAIN and torch.equal(everything(cache.keys), before[:, :, :, :GRAIN])
+    assert cache.held[1].tolist() == list(range(GRAIN))
 
 
 @given(
@@ -62,21 +77,19 @@ def test_the_longest_beginning_is_found(held, wanted):
 def test_copies_take_the_beginning_only_and_swaps_exchange_two_rows(decoder):
     cache = filled(decoder)
     cache.held = [ids(5, 6, 7), ids(), ids(8), ids(9, 9)]
-    old = cache.keys.clone()
+    old = everything(cache.keys)
     cache.copy(0, 2, 2)
     assert cache.held[2].tolist() == [5, 6] and cache.held[0].tolist() == [5, 6, 7]
-    assert torch.equal(cache.keys[:, 2, :, :2], old[:, 0, :, :2])
-    assert torch.equal(cache.keys[:, 2, :, 2:], old[:, 2, :, 2:])
-    assert torch.equal(cache.values, -cache.keys)
+    assert torch.equal(everything(cache.keys)[:, 2, :, :2], old[:, 0, :, :2])
+    assert torch.equal(everything(cache.keys)[:, 2, :, 2:], old[:, 2, :, 2:])
+    assert torch.equal(everything(cache.values), -everything(cache.keys))
     cache.copy(3, 3, 1)
     assert cache.held[3].tolist() == [9]
     cache.swap(0, 1, 3)
     assert [row.tolist() for row in cache.held] == [[], [5, 6, 7], [5, 6], [9]]
-    assert torch.equal(cache.keys[:, 1, :, :3], old[:, 0, :, :3])
-    assert torch.equal(cache.keys[:, 0, :, :3], old[:, 1, :, :3])
-    assert torch.equal(cache.values, -cache.keys)
-    cache.forget()
-    assert all(len(row) == 0 for row in cache.held)
+    assert torch.equal(everything(cache.keys)[:, 1, :, :3], old[:, 0, :, :3])
+    assert torch.equal(everything(cache.keys)[:, 0, :, :3], old[:, 1, :, :3])
+    assert torch.equal(everything(cache.values), -everything(cache.keys))
 
 
 @pytest.mark.parametrize("invariant", [False, True])
@@ -93,8 +106,8 @@ def test_attention_through_the_cache_is_that_of_whole_documents(window, softcap,
     options = dict(scale=0.3, window=window, softcap=softcap)
     cache = filled(decoder)
     for slot, start in enumerate(starts):
-        cache.keys[1, slot, :, :start] = k[slot][:start].transpose(0, 1)
-        cache.values[1, slot, :, :start] = v[slot][:start].transpose(0, 1)
+        cache.keys[1][slot, :, :start] = k[slot][:start].transpose(0, 1)
+        cache.values[1][slot, :, :start] = v[slot][:start].transpose(0, 1)
     fresh = [Segment(2, 20, 26), Segment(3, 0, 7)]
     attend = cache.attend(starts[:2], fresh, batch_invariant=invariant)
     new = [torch.cat([x[s:] for x, s in zip(part, starts, strict=True)]) for part in (q, k, v)]
@@ -104,14 +117,15 @@ def test_attention_through_the_cache_is_that_of_whole_documents(window, softcap,
     ])  # fmt: skip
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     for slot, n in enumerate(lengths):
-        assert torch.equal(cache.keys[1, slot, :, :n], k[slot].transpose(0, 1)), "and remembered"
-        assert torch.equal(cache.values[1, slot, :, :n], v[slot].transpose(0, 1))
-        assert torch.equal(cache.keys[0, slot], filled(decoder).keys[0, slot]), "no other layer"
+        assert torch.equal(cache.keys[1][slot, :, :n], k[slot].transpose(0, 1)), "and remembered"
+        assert torch.equal(cache.values[1][slot, :, :n], v[slot].transpose(0, 1))
+        assert torch.equal(cache.keys[0][slot], filled(decoder).keys[0][slot]), "no other layer"
 
 
 @torch.no_grad()
 def test_a_step_at_the_end_of_the_capacity_reads_no_further(decoder):
-    cache = Cache(decoder, 1, GRAIN)
+    cache = Cache(decoder, 1)
+    cache.fit(GRAIN)
     text = tokens(GRAIN, 4)
     decoder(
         text[:-1],
