@@ -10,7 +10,7 @@ nobody but for one place of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from rung.rollouts.request import Completion, Sampling
 
 BLOCK = 256  # ids summed at once: near the square root of a vocabulary
+CACHED = 2**19  # float32 scores a CPU works on at once
 CANDIDATES = 1024  # how many of the likeliest ids a top-p set is looked for in before all are sorted
 
 
@@ -74,13 +75,32 @@ class Dials:
             edited=any(s.repetition_penalty != 1 or s.logit_bias or s.min_tokens for s in asked),
         )
 
+    def part(self, rows: slice) -> Dials:
+        """Those of some of the rows."""
+        columns = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, rows=self.rows[rows], **columns)
+
     @property
     def cuts(self) -> bool:
         return any(x is not None for x in (self.top_k_B1, self.top_p_B1, self.min_p_B1))
 
 
 def draw(logits_BV: Tensor, dials: Dials) -> Drawn:
-    """One token a row. `logits_BV` in any float type is read in float32 and left as it was."""
+    """One token a row. `logits_BV` in any float type is read in float32 and left as it was.
+
+    A CPU goes over some rows at a time, few enough to stay in its cache.
+    """
+    rows, vocabulary = logits_BV.shape
+    at_once = max(CACHED // vocabulary, 1) if logits_BV.device.type == "cpu" else rows
+    if rows <= at_once:
+        return _draw(logits_BV, dials)
+    parts = [slice(start, start + at_once) for start in range(0, rows, at_once)]
+    drawn = [_draw(logits_BV[part], dials.part(part)) for part in parts]
+    joined = (None if column[0] is None else torch.cat(column) for column in zip(*drawn, strict=True))
+    return Drawn(*joined)
+
+
+def _draw(logits_BV: Tensor, dials: Dials) -> Drawn:
     raw_BV = logits_BV.float()
     policy = _Softmax(raw_BV)
     drawn_from = policy
@@ -131,7 +151,7 @@ class _Softmax:
     def entropy(self) -> Tensor:
         """-sum p log p = log Z - sum p score; an id that was cut away has weight 0 and adds 0."""
         shifted_BV = (self.scores_BV - self.peak_B1).clamp_min_(-1e30)
-        mean_B = (self.weights_BV * shifted_BV).sum(-1) / self.blocks_Bn.sum(-1).float()
+        mean_B = torch.linalg.vecdot(self.weights_BV, shifted_BV) / self.blocks_Bn.sum(-1).float()
         return (self.normaliser_B - self.peak_B1.squeeze(1)) - mean_B
 
     def invert(self, uniform_B: Tensor) -> Tensor:
