@@ -63,11 +63,11 @@ def main(settings: Serve) -> int:
     policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)))
     model = load_model(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     model.eval()
-    sampler = sampler_for(model, slots=settings.slots, tokenizer=tokenizer)
     context = settings.context or model.config.context
     if context > model.config.context:
         raise UserError(f"--context {context}: {settings.model} reads {model.config.context} tokens at most.")
-    reserve(sampler, context)
+    must_fit(model, settings.slots, context)
+    sampler = sampler_for(model, slots=settings.slots, tokenizer=tokenizer)
     served = Served(
         worker=Worker(sampler),
         tokenizer=tokenizer,
@@ -102,25 +102,23 @@ def listen(settings: Serve) -> socket.socket:
     return listener
 
 
-def reserve(sampler: Any, context: int) -> None:
-    """The whole cache at once, so that no request can outgrow the memory there is."""
+def must_fit(model: Any, slots: int, context: int) -> None:
+    """No request may outgrow the memory there is: better no server than one that dies at its busiest."""
     import psutil
     import torch
 
-    from rung.rollouts.cache import Cache
-    from rung.rollouts.engine import Engine
+    from rung.models.decoder import Decoder
 
-    if not isinstance(sampler, Engine):
+    if not isinstance(model, Decoder):  # transformers keeps its own keys and values, and of some models none
         return
-    c, weight = sampler.model.config, sampler.model.head_weight
-    token = 2 * c.layers * c.kv_heads * c.head_width * weight.element_size() * sampler.slots
+    c, weight = model.config, model.head_weight
+    token = 2 * c.layers * c.kv_heads * c.head_width * weight.element_size() * slots
     free = torch.cuda.mem_get_info()[0] if weight.is_cuda else psutil.virtual_memory().available
     if token * context > 0.9 * free:
         raise UserError(
-            f"{sampler.slots} slots of {context} tokens need {token * context / 1e9:.1f} GB for keys and values, and "
+            f"{slots} slots of {context} tokens need {token * context / 1e9:.1f} GB for keys and values, and "
             f"{free / 1e9:.1f} GB are free. Write a smaller --context (at most {int(0.9 * free / token)}) or --slots."
         )
-    sampler.cache = Cache(sampler.model, sampler.slots, context)
 
 
 def run(served: Any, listener: socket.socket, grace: float) -> int:

@@ -73,12 +73,13 @@ class Answering:
         rows = []
         for i, prompt in enumerate(prompts):
             sampling = self._sampling(ask, len(prompt), chat)
-            if sampling is None:
-                continue
-            try:
-                check([prompt], sampling, context=self.served.context, vocabulary=self._vocabulary)
+            try:  # a prompt that is only scored needs no room behind it
+                room, least = self.served.context + (sampling is None), Sampling(max_tokens=1)
+                check([prompt], sampling or least, context=room, vocabulary=self._vocabulary)
             except UserError as error:
                 refuse(None, str(error))
+            if sampling is None:
+                continue
             seeds = [sample_seed(sampling.seed, i, j) for j in range(ask.n)]  # as Engine.generate throws them
             rows += [(prompt, replace(sampling, seed=seed)) for seed in seeds]
         return Work(ask, chat, prompts, rows)

@@ -234,8 +234,8 @@ def _stops(value: Any) -> tuple[str, ...]:
 
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
     try:
-        bias = {int(token): value[token] for token in value}
-    except (TypeError, ValueError, AttributeError):
+        bias = {int(token): added for token, added in value.items()}
+    except (ValueError, AttributeError):
         refuse("logit_bias", "'logit_bias' must be an object from token ids to numbers.", "invalid_type")
     for name in bias:
         _number({"logit_bias": bias[name]}, "logit_bias", 0, -100, 100)

@@ -102,7 +102,7 @@ class _Server:
     def _authorise(self, request: Request) -> None:
         key = self.served.api_key
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key and not hmac.compare_digest(given.encode(), key.encode()):
+        if key and not hmac.compare_digest(given.encode("latin-1"), key.encode()):
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
 
     def _must_serve(self, name: Any) -> None:
