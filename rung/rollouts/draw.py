@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class Dials:
 
     def part(self, rows: slice) -> Dials:
         """Those of some of the rows."""
-        columns = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        columns: dict[str, Any] = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, rows=self.rows[rows], **columns)
 
     @property
@@ -96,7 +96,9 @@ def draw(logits_BV: Tensor, dials: Dials) -> Drawn:
         return _draw(logits_BV, dials)
     parts = [slice(start, start + at_once) for start in range(0, rows, at_once)]
     drawn = [_draw(logits_BV[part], dials.part(part)) for part in parts]
-    joined = (None if column[0] is None else torch.cat(column) for column in zip(*drawn, strict=True))
+    joined: list[Any] = [
+        None if column[0] is None else torch.cat(column) for column in zip(*drawn, strict=True)
+    ]
     return Drawn(*joined)
 
 
