@@ -1,20 +1,19 @@
 """Forgetting: held-out tasks that were solved are no longer, whatever the reward does.
 
 Each measurement is a mean of scores in [0, 1] of n tasks, and n is known from below (replay.py). The tasks are the
-same each time but the answers are sampled anew, so bounds that take the tasks as drawn too are wide enough. H0: the
-last measurement's expectation is at most `LOSS` below that of every earlier one. Each of the m - 1 comparisons has
-level / (m - 1), half of it for either bound. Reward hacking, which is this while the reward rises, is told by Health.
+same each time but the answers are sampled anew, so a test that takes the tasks as drawn too is strict enough. H0: the
+last measurement's expectation is at most `LOSS` below that of every earlier one. The best of m - 1 earlier ones is
+compared at level / (m - 1) (`fall_beyond`). Reward hacking, which is this while the reward rises, is told by Health.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from rung.diagnose.evidence import lower_bound
 from rung.diagnose.health import Finding
 from rung.diagnose.replay import heldout_count
 from rung.diagnose.run import LEVEL, Look, Trace
-from rung.diagnose.statistics import upper_bound
+from rung.diagnose.statistics import fall_beyond, normal_tail
 
 NAME = "held-out tasks"
 LOSS = 0.03
@@ -38,9 +37,8 @@ def forgetting(trace: Trace, level: float = LEVEL) -> Look:
             "scored once only (--eval-every)" if len(scores) < 2 else "how many tasks there are is not known"
         )
         return Look(NAME, saw, why)
-    share = level / (len(scores) - 1) / 2
-    apart = lower_bound(scores[best], count, share) - upper_bound(scores[-1], count, share)
-    if best == len(scores) - 1 or apart <= LOSS:
+    chance = normal_tail(fall_beyond(scores[best], scores[-1], count, LOSS))
+    if best == len(scores) - 1 or chance > level / (len(scores) - 1):
         return Look(NAME, f"{saw}, of {count} or more tasks")
     fall = f"from {scores[best]:.3f} at step {steps[best]} to {scores[-1]:.3f}"
     evidence = f"the held-out score fell {fall}, of {count} or more tasks"

@@ -12,8 +12,8 @@ the best of thousands of words: a feature above the (1 - level) quantile of thes
 of naming any at all is at most the level (Westfall and Young 1993; no assumption on rare words or on their overlap).
 
 What differs by more than chance need not be a surge. Named is only what is now in `SPREAD` more of the answers than
-before, `TIMES` as often, and not in the prompts: a format that the task asks for is no goblin. So only features in
-that share of all groups are tested, a choice that the deals do not change.
+before, `TIMES` as often, and not made of words of the prompts alone: a format that the task asks for is no goblin. So
+only features in that share of all groups are tested, a choice that the deals do not change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 from rung.diagnose.health import Finding
 from rung.diagnose.run import LEVEL, Group, Look, Trace
-from rung.diagnose.words import features
+from rung.diagnose.words import MARKS, features
 
 NAME = "words and formatting"
 SPREAD, TIMES = 0.2, 3.0
@@ -46,7 +46,7 @@ class Surge:
     early: float  # share of the answers that held it
     late: float
     paid: float | None  # within a group, reward of the answers with it less that of those without
-    example: str  # id of a rollout
+    holders: tuple[str, ...]  # ids of the late rollouts with it
 
 
 def goblins(trace: Trace, level: float = LEVEL, seed: int = 0) -> Look:
@@ -74,7 +74,7 @@ def goblins(trace: Trace, level: float = LEVEL, seed: int = 0) -> Look:
 def described(surge: Surge) -> str:
     pay = "" if surge.paid is None else f", paid {surge.paid:+.2g} within a group"
     rates = f"in {surge.early:.0%} of the first answers, {surge.late:.0%} of the last"
-    return f"{surge.feature!r} {rates}{pay}, as in {surge.example}"
+    return f"{surge.feature!r} {rates}{pay}, as in {surge.holders[-1]}"
 
 
 def sample(groups: list[Group], seed: int) -> list[Group]:
@@ -97,9 +97,9 @@ def surges(early: Sequence[Group], late: Sequence[Group], level: float, seed: in
     picked = []
     for j in np.flatnonzero(rises / deviations > chance):
         first, last = float(shares[: len(early), j].mean()), float(shares[len(early) :, j].mean())
-        if names[j] not in asked and last - first >= SPREAD and last >= TIMES * first:
-            paid, example = price(names[j], late, holds[len(early) :])
-            picked.append(Surge(names[j], first, last, paid, example))
+        if not asked >= set(words_of(names[j])) and last - first >= SPREAD and last >= TIMES * first:
+            paid, holders = price(names[j], late, holds[len(early) :])
+            picked.append(Surge(names[j], first, last, paid, holders))
     return distinct(
         sorted(picked, key=lambda surge: (-round(surge.late - surge.early, 2), -len(surge.feature)))
     )
@@ -144,26 +144,40 @@ def asked_for(groups: Sequence[Group]) -> set[str]:
     return {name for name, count in counts.items() if count >= ASKED * len(prompts)}
 
 
-def price(feature: str, groups: Sequence[Group], holds: list[list[set[str]]]) -> tuple[float | None, str]:
-    """What an answer with the feature got more than one without, within groups that have both; an example."""
-    gaps, example = [], ""
+def words_of(feature: str) -> list[str]:
+    return [feature] if feature in MARKS else feature.split()
+
+
+def price(
+    feature: str, groups: Sequence[Group], holds: list[list[set[str]]]
+) -> tuple[float | None, tuple[str, ...]]:
+    """What an answer with the feature got more than one without, within groups that have both; which hold it."""
+    gaps, holders = [], list[str]()
     for group, held in zip(groups, holds, strict=True):
-        pairs = list(zip(group.rows, held, strict=True))
-        having = [row["reward"] for row, names in pairs if feature in names and row["reward"] is not None]
-        lacking = [
-            row["reward"] for row, names in pairs if feature not in names and row["reward"] is not None
-        ]
+        pairs = [(row["reward"], feature in names) for row, names in zip(group.rows, held, strict=True)]
+        having = [reward for reward, there in pairs if there and reward is not None]
+        lacking = [reward for reward, there in pairs if not there and reward is not None]
         if having and lacking:
             gaps.append(np.mean(having) - np.mean(lacking))
-        example = next((row["id"] for row, names in pairs if feature in names), example)
-    return (float(np.mean(gaps)) if gaps else None), example
+        holders += [row["id"] for row, names in zip(group.rows, held, strict=True) if feature in names]
+    return (float(np.mean(gaps)) if gaps else None), tuple(holders)
 
 
 def distinct(found: list[Surge]) -> list[Surge]:
-    """Without phrases that share words with one already there: they are its parts and its neighbours."""
+    """Without phrases that stand for one already there: that share a word with it, or are in the same answers."""
     kept: list[Surge] = []
     for surge in found:
-        words = set(surge.feature.split())
-        if not any(words & set(other.feature.split()) for other in kept):
+        words, holders = set(words_of(surge.feature)), set(surge.holders)
+        same = (
+            other
+            for other in kept
+            if words & set(words_of(other.feature))
+            or (
+                surge.feature not in MARKS
+                and other.feature not in MARKS
+                and len(holders & set(other.holders)) > 0.8 * len(holders | set(other.holders))
+            )
+        )
+        if next(same, None) is None:
             kept.append(surge)
     return kept

@@ -9,8 +9,9 @@ that keeps falling.
                   Welch's interval, each earlier tenth at an equal share of the level                     (stop)
     loss scale    in the second half of the run over `TOLERATED` of the steps overflowed, or it is below 1
 
-Spikes are counted by a `Bet`, so the level holds whatever the noise is like, as long as it leaps that far in at most
-2 % of the steps. The level is shared out equally.
+If each step, given those before, leaps that far with probability at most `TOLERATED`, then the number of leaps is
+stochastically at most binomial, whatever the noise is like and however its size drifts: the test is the binomial's
+tail. The level is shared out equally.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ import re
 
 import numpy as np
 
-from rung.diagnose.evidence import Bet, lower_bound
 from rung.diagnose.health import Finding
 from rung.diagnose.rules import Severity
 from rung.diagnose.run import LEVEL, Look, Trace
-from rung.diagnose.statistics import change
+from rung.diagnose.statistics import at_least, change
 
 NAME = "stability"
-WINDOW, NORM_TIMES, LOSS_SPREADS, TOLERATED = 32, 8.0, 8.0, 0.02
+WINDOW, NORM_TIMES, LOSS_SPREADS, TOLERATED = 32, 8.0, 8.0, 0.01
 TENTHS, FEWEST, WORSE = 10, 6, 0.1
 ENDED_BY = re.compile(r"(?:loss|gradient norm) of step (\d+) is [-+]?(?:nan|inf)")
 CALM = (
@@ -106,17 +106,14 @@ def loss_spikes(steps: np.ndarray, losses: np.ndarray, level: float) -> list[Fin
 
 
 def counted(what: str, limit: str, spikes: list[bool], steps: np.ndarray, level: float) -> list[Finding]:
-    """A finding at the step where the spikes have become too many for chance."""
-    bet = Bet(TOLERATED)
-    for i, spike in enumerate(spikes):
-        if bet.update([float(spike)]) >= -math.log(level):
-            worst = [int(steps[WINDOW + j]) for j, it in enumerate(spikes) if it]
-            evidence = (
-                f"{what} was over {limit} {WINDOW} steps before in {len(worst)} of {len(spikes)} steps "
-                f"({TOLERATED:.0%} is tolerated), among them {', '.join(map(str, worst[:4]))}"
-            )
-            return [finding("warn", steps[WINDOW + i], evidence, CALM)]
-    return []
+    at = [int(steps[WINDOW + i]) for i, spike in enumerate(spikes) if spike]
+    if at_least(len(at), len(spikes), TOLERATED) > level:
+        return []
+    evidence = (
+        f"{what} was over {limit} {WINDOW} steps before in {len(at)} of {len(spikes)} steps "
+        f"({TOLERATED:.0%} is tolerated), among them {', '.join(map(str, at[:4]))}"
+    )
+    return [finding("warn", at[-1], evidence, CALM)]
 
 
 def divergence(steps: np.ndarray, losses: np.ndarray, level: float) -> list[Finding]:
@@ -146,7 +143,7 @@ def falling_scale(trace: Trace, level: float) -> list[Finding]:
         return [finding("stop", steps[-1], f"the loss scale fell to {scales[-1]:g}", SCALE_REMEDY)]
     late = scales[len(scales) // 2 :]
     overflows = int((np.diff(late) < 0).sum())
-    if overflows and lower_bound(overflows / (len(late) - 1), len(late) - 1, level) > TOLERATED:
+    if at_least(overflows, len(late) - 1, TOLERATED) <= level:
         skipped = f"{overflows} of the last {len(late) - 1} steps overflowed and were skipped"
         evidence = f"{skipped}, the loss scale is {scales[-1]:g}"
         return [finding("warn", steps[-1], evidence, SCALE_REMEDY)]

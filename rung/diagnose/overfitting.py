@@ -2,8 +2,8 @@
 
 The held-out rows are the same each time, so what moves their loss from one evaluation to the next is the training.
 H0: up to noise the held-out loss does not rise. The noise s is estimated from second differences, which a smooth
-curve hardly has: s^2 = mean(second difference^2) / 6. The statistic is (last - lowest) / s. How large chance makes it
-is simulated for a flat curve with independent noise and as many evaluations, the worst case of H0: a falling curve
+curve hardly has: s^2 = mean(second difference^2) / 6. The statistic is (lower of the last two - lowest) / s, which one
+outlier does not move. How large chance makes it is simulated for a flat curve with independent noise and as many evaluations, the worst case of H0: a falling curve
 ends near its lowest point. Named is a rise that chance makes this large with probability at most the level, of at
 least `RISE` of the lowest loss, while the training loss did not rise.
 """
@@ -64,7 +64,7 @@ def by_chance(curve: np.ndarray) -> float:
 
 
 def rises(curves: np.ndarray) -> np.ndarray:
-    """(last - lowest) / noise of each row."""
+    """(lower of the last two - lowest) / noise of each row."""
     second = np.diff(curves, n=2, axis=1)
     noise = np.sqrt((second**2).mean(axis=1) / 6)
-    return (curves[:, -1] - curves.min(axis=1)) / np.maximum(noise, 1e-12)
+    return (curves[:, -2:].min(axis=1) - curves.min(axis=1)) / np.maximum(noise, 1e-12)

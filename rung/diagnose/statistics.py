@@ -15,12 +15,40 @@ def upper_bound(mean: float, count: int, risk: float) -> float:
     return 1 - lower_bound(1 - mean, count, risk)
 
 
+def at_least(hits: int, trials: int, chance: float) -> float:
+    """P(so many hits or more) in independent trials, each a hit with probability `chance`."""
+    log_hit, log_miss = math.log(chance), math.log1p(-chance)
+    logs = (
+        math.lgamma(trials + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(trials - k + 1)
+        + k * log_hit
+        + (trials - k) * log_miss
+        for k in range(hits, trials + 1)
+    )
+    return min(math.fsum(map(math.exp, logs)), 1.0)
+
+
+def fall_beyond(before: float, after: float, count: int, loss: float) -> float:
+    """How surprising, in standard errors, means of `count` scores are if the true fall is `loss` at most.
+
+    Scores in [0, 1] with mean p vary at most as coins do, p (1 - p). One success and one failure are added to each
+    mean, which keeps the tails honest near 0 and 1 (Agresti and Caffo 2000).
+    """
+    first, last = ((share * count + 1) / (count + 2) for share in (before, after))
+    return (first - last - loss) / math.sqrt((first * (1 - first) + last * (1 - last)) / (count + 2))
+
+
+def normal_tail(z: float) -> float:
+    return math.erfc(z / math.sqrt(2)) / 2
+
+
 def t_quantile(degrees: float, upper: float) -> float:
     """What Student's t exceeds with probability `upper`: bisection on its distribution function.
 
     The tail is the integral of the density over t = tan(angle) sqrt(degrees), where it is a power of the cosine.
     """
-    angles = np.linspace(0, math.pi / 2, 200_001)
+    angles = np.linspace(0, math.pi / 2, 20_001)
     density = np.cos(angles) ** (degrees - 1)
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     angle = float(np.interp(1 - 2 * upper, mass / mass[-1], angles))
