@@ -1,9 +1,9 @@
 """What may not change a run: how rollouts lie in micro-batches, how many are sampled at once, how many ranks."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -118,8 +118,9 @@ def test_help_is_quick_and_loads_no_torch():
     )
     times = []
     for _ in range(3):
-        began = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        times.append(time.monotonic() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0 and "--staleness" in done.stdout, done.stderr
-    assert min(times) < 1.0  # 0.5 s on a machine at rest
+    assert min(times) < 0.5  # of processor time, whoever else is busy
