@@ -109,6 +109,10 @@ class Rl:
     """Tasks generated to train on, where the environment generates them."""
     test_tasks: int = 200
     """Held-out tasks."""
+    difficulty_from: str = ""
+    """A run folder: tasks that its rollouts show to be too hard or too easy are left out."""
+    pass_rates: tuple[float, float] = (0.1, 0.9)
+    """Which pass rates are neither; a task is left out only where its results make sure of it."""
     eval_every: int = 0
     """Steps between evaluations on the held-out tasks; one always follows the last step."""
     eval_temperature: float = 1.0

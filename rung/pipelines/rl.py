@@ -28,6 +28,7 @@ from rung.data.pack import pack
 from rung.data.tokens import token_policy
 from rung.diagnose.facts import facts_of, round_facts
 from rung.diagnose.health import Health
+from rung.envs.curriculum import counted, selected
 from rung.envs.environment import Environment
 from rung.envs.load import load_environment
 from rung.errors import RunStopped, UserError
@@ -62,6 +63,8 @@ def rl(settings: Rl, command: str = "rl") -> Path:
     environment = load_environment(
         settings.env, seed=settings.seed, train_size=settings.train_tasks, test_size=settings.test_tasks
     )
+    if settings.difficulty_from:
+        environment = of_right_difficulty(environment, settings)
     reward = load_reward(settings.reward) if settings.reward else environment.reward
     subject, state = load_stage(stage)
     if not isinstance(subject.model, Decoder):
@@ -82,6 +85,19 @@ def rl(settings: Rl, command: str = "rl") -> Path:
     with Graders(reward, **limits) as graders, Graders(environment.reward, **limits) as verifiers:
         player = Player(settings, recipe, environment, subject, subject.model, graders, verifiers, updates)
         return player.train(stage, state)
+
+
+def of_right_difficulty(environment: Environment, settings: Rl) -> Environment:
+    """The training tasks that an earlier run's rollouts do not show to be too easy or too hard."""
+    store = RolloutStore(Path(settings.difficulty_from))
+    if not store.rounds():
+        raise UserError(
+            f"--difficulty-from {settings.difficulty_from} holds no rollouts; give the folder of a run of rung rl."
+        )
+    rows = store.scan(["task", "reward"])
+    results = counted((row["task"], row["reward"] >= 1) for row in rows if row["reward"] is not None)
+    kept = selected(environment.train, results, *settings.pass_rates)
+    return replace(environment, train=[environment.train[index] for index in kept])
 
 
 @dataclass
