@@ -20,6 +20,7 @@ from rung.commands.evaluate import Eval, command_line, slug
 from rung.config import parse
 from rung.envs.environment import Task
 from rung.errors import UserError
+from rung.pipelines import evaluate_text
 from rung.pipelines.evaluate_contamination import contamination, memorised, without_frame, words_of_rows
 from rung.pipelines.evaluate_text import Reader, windows
 
@@ -287,6 +288,14 @@ def test_a_model_is_no_distance_from_itself_and_some_from_another(
     assert code == 0 and float(same) == 0.0 and float(other) > 0.001
     change = re.search(rf"{re.escape(str(twin))} - .* by document: (\S+)", out)
     assert float(change[1]) == 0.0
+
+
+def test_the_distance_is_from_the_base_to_the_model(tiny_folder, other_folder, text_file, monkeypatch):
+    monkeypatch.setattr(evaluate_text, "kl_from_samples", lambda new, base, seed: (new, base))
+    monkeypatch.setattr(Reader, "logprobs", lambda self, examples: self.name)
+    new, base = (Reader.open(str(folder), "fp32", "cpu") for folder in (other_folder, tiny_folder))
+    rows = evaluate_text.read_documents(str(text_file))
+    assert evaluate_text.kl_to_base(new, base, rows, tokens=4) == (str(other_folder), str(tiny_folder))
 
 
 def test_chats_are_scored_where_the_assistant_speaks(tiny_folder, rows_file, rung):

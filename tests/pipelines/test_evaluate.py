@@ -17,7 +17,7 @@ from rung.errors import UserError
 from rung.eval.records import Prompt
 from rung.eval.results import read, rescore
 from rung.models.load import load_model
-from rung.pipelines.evaluate import ballot, evaluate, opened, prompts_digest, reward_identity
+from rung.pipelines.evaluate import ballot, evaluate, majority, opened, prompts_digest, reward_identity
 from rung.pipelines.evaluation_report import crossing, labelled, summary
 from rung.pipelines.think import FORCED, with_budget
 from rung.rewards.score import Failure, Score
@@ -118,6 +118,7 @@ def test_a_stored_answer_is_judged_again_as_it_was_judged(kind, tiny_folder, tmp
         assert turns >= 3
         assert [m["role"] for m in longest.messages] == (["assistant", "user"] * 3)[:turns]
         assert longest.verdict.value == pytest.approx(turns + longest.tokens / 1000)
+        assert longest.tokens > len(longest.token_ids), "of all turns, not of the last"
 
 
 def test_other_families_play_through_transformers(tmp_path, tiny_folder):
@@ -263,6 +264,29 @@ def test_ballots_that_mean_the_same_are_the_same(answer, reference, vote):
 
 def test_no_majority_where_nothing_can_be_compared(strict):
     assert strict.majority is None
+
+
+def told(evaluation, verdicts, answers=None):
+    """The same evaluation, had its samples come out like this."""
+    samples = evaluation.result.samples
+    new = [replace(s, verdict=Score(v)) for s, v in zip(samples, verdicts, strict=True)]
+    if answers:
+        new = [replace(s, answer=a) for s, a in zip(new, answers, strict=True)]
+    return replace(evaluation, result=replace(evaluation.result, samples=tuple(new)))
+
+
+def test_the_crossing_is_of_the_second_over_the_first(strict):
+    none, all_ = told(strict, [0.0] * 15), told(strict, [1.0] * 15)
+    assert crossing(none, all_).at_one[0] == 1.0 and crossing(none, all_).only_rl == 5
+
+
+def test_equal_numbers_vote_together(strict):
+    """Of 7, 7.0 and 8 the seven wins, which no two equal texts would have said."""
+    verdicts, answers = [1.0, 1.0, 0.0] * 5, ["it is 7", "Answer: 7.0", "8"] * 5
+    result = told(strict, verdicts, answers).result
+    result = replace(result, prompts=tuple(replace(p, reference="7") for p in result.prompts))
+    curve = majority(result)
+    assert curve.value[[0, 2]] == pytest.approx([2 / 3, 1.0])
 
 
 def test_a_report_of_two_pairs_tasks_and_finds_the_crossing(strict, tiny_folder, tmp_path):
