@@ -2,10 +2,11 @@
 
 The held-out rows are the same each time, so what moves their loss from one evaluation to the next is the training.
 H0: up to noise the held-out loss does not rise. The noise s is estimated from second differences, which a smooth
-curve hardly has: s^2 = mean(second difference^2) / 6. The statistic is (lower of the last two - lowest) / s, which one
-outlier does not move. How large chance makes it is simulated for a flat curve with independent noise and as many evaluations, the worst case of H0: a falling curve
-ends near its lowest point. Named is a rise that chance makes this large with probability at most the level, of at
-least `RISE` of the lowest loss, while the training loss did not rise.
+curve hardly has: s^2 = mean(second difference^2) / 6. The statistic is (lower of the last two - lowest) / s, where
+the lowest is that of neighbouring pairs, each by its higher value, so that one outlier does no harm. How large chance
+makes it is simulated for a flat curve with independent noise and as many evaluations, the worst case of H0: a falling
+curve ends near its lowest point. Named is a rise that chance makes this large with probability at most the level, of
+at least `RISE` of the lowest loss, while the training loss did not rise.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def by_chance(curve: np.ndarray) -> float:
 
 
 def rises(curves: np.ndarray) -> np.ndarray:
-    """(lower of the last two - lowest) / noise of each row."""
+    """(lower of the last two - lowest pair by its higher) / noise of each row."""
     second = np.diff(curves, n=2, axis=1)
     noise = np.sqrt((second**2).mean(axis=1) / 6)
-    return (curves[:, -2:].min(axis=1) - curves.min(axis=1)) / np.maximum(noise, 1e-12)
+    lowest = np.maximum(curves[:, 1:], curves[:, :-1]).min(axis=1)
+    return (curves[:, -2:].min(axis=1) - lowest) / np.maximum(noise, 1e-12)
