@@ -81,6 +81,9 @@ COMMANDS: dict[str, Command] = {
         "rollouts", "Rollouts", "main", "what a run's model wrote, and what it got for it", "runs"
     ),
     "diagnose": Command("diagnose", "Diagnose", "main", "what went wrong in a run, and what to do", "runs"),
+    "study puzzles": Command(
+        "study", "StudyPuzzles", "puzzles", "pass@k on twenty puzzles, language by language", "measure"
+    ),
     "languages": Command(
         "languages", "Languages", "main", "what the sandbox can run on this machine", "tools"
     ),

@@ -44,8 +44,8 @@ def possible(function: ast.FunctionDef) -> Iterator[Callable[[], None]]:
                 float: lambda v: v + 1.0,
                 str: lambda v: v + "~",
             }
-            if type(node.value) in changed:
-                yield lambda node=node, f=changed[type(node.value)]: setattr(node, "value", f(node.value))
+            if f := changed.get(type(node.value)):
+                yield lambda node=node, f=f: setattr(node, "value", f(node.value))
     for node in reversed(nodes):
         if isinstance(node, ast.Return):
             yield lambda node=node: setattr(node, "value", ast.Constant(None))

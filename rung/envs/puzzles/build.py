@@ -17,7 +17,8 @@ from pathlib import Path
 from rung.envs.environment import Environment, Task, Worked
 from rung.errors import UserError
 from rung.rewards.code import Code
-from rung.sandbox.languages import LANGUAGES, language as language_named
+from rung.sandbox.languages import LANGUAGES
+from rung.sandbox.languages import language as language_named
 
 FOLDER = Path(__file__).parent
 REQUEST = """\
