@@ -1,11 +1,11 @@
-"""R1-Zero on Countdown: reinforcement learning with nothing but a verifier, on a model of two million weights.
+"""R1-Zero on Countdown: reinforcement learning with nothing but a verifier, on a model of half a million weights.
 
 1. A small decoder is made from nothing and reads a synthetic corpus: questions with attempts, of which a few are
    right. Nothing in the corpus says which. That is its pre-training; there is no fine-tuning.
 2. GRPO from the verifier alone (2402.03300, 2501.12948).
 3. pass@k on held-out tasks before and after: what became likelier, and what became possible (2504.13837).
 
-    python recipes/r1_zero_countdown.py [OUT] [--seeds 3] [--right 0.2] [--rounds 150]
+    python recipes/r1_zero_countdown.py [OUT] [--seeds 3] [--right 0.3] [--rounds 150]
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ console = Console(highlight=False)
 def pretrained(folder: Path, seed: int, right: float) -> Path:
     """A model that has read the corpus, and nothing else."""
     rows = folder / "corpus.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in corpus(40_000, right, seed)))
-    start = write_small_model(folder / "start", CHARACTERS, seed=seed)
+    rows.write_text("".join(json.dumps(row) + "\n" for row in corpus(30_000, right, seed)))
+    start = write_small_model(folder / "start", CHARACTERS, layers=3, width=128, heads=4, seed=seed)
     return sft(
         Sft(
             data=(str(rows),), model=str(start), out=str(folder / "pretrained"), precision="fp32", seed=seed,
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", default=f"runs/r1-zero-{time.strftime('%Y%m%d-%H%M%S')}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--right", type=float, default=0.2, help="share of the corpus's attempts that are right on purpose"
+        "--right", type=float, default=0.3, help="share of the corpus's attempts that are right on purpose"
     )
     parser.add_argument("--rounds", type=int, default=150)
     options = parser.parse_args()
