@@ -36,7 +36,6 @@ class Fake:
             raise ValueError("token 90")
         self.rows[request["id"]] = request
     def abort(self, one): self.rows.pop(one, None)
-    def abort_all(self): self.rows.clear()
     def step(self):
         print("noise")
         step = int(self.tensors["weight"].flatten()[0])

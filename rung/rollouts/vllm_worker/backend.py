@@ -76,10 +76,6 @@ class Vllm:
             self.engine.abort_request([name, f"{name} once more"])
             self.sampled.pop(name, None)
 
-    def abort_all(self):
-        for name in list(self.asked):
-            self.abort(name)
-
     def step(self):
         """One step of vLLM; the answers that ended with it."""
         ended = []

@@ -105,16 +105,12 @@ class Worker:
             raise Refused(
                 f"it holds weights (version, digest) {self.held}, and {message['held']} were asked for"
             )
-        try:
-            for request in message["requests"]:
-                self.backend.submit(request)
-            ended: list[dict] = []
-            until = time.monotonic() + TURN_SECONDS
-            while self.backend.busy and not ended and time.monotonic() < until:
-                ended = self.backend.step()
-        except Exception:
-            self.backend.abort_all()
-            raise
+        for request in message["requests"]:
+            self.backend.submit(request)
+        ended: list[dict] = []
+        until = time.monotonic() + TURN_SECONDS
+        while self.backend.busy and not ended and time.monotonic() < until:
+            ended = self.backend.step()
         return {"ended": ended}
 
 
