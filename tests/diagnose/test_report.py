@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from traces import MemoryStore, graded, preference_trace, rl_trace, sft_trace
 
+from rung.diagnose.forgetting import forgetting
+from rung.diagnose.replay import measurements
 from rung.diagnose.report import Report, looks
 from rung.diagnose.run import Trace
 
@@ -203,3 +205,31 @@ def test_what_could_not_be_looked_at_is_said():
     no_held_out = looks(rl_trace(0, heldout=None))
     assert any("reward hacking not seen" in look.unseen for look in no_held_out)
     json.dumps([look.saw for look in no_held_out])
+
+
+def test_a_fall_within_noise_is_not_forgotten_tasks():
+    rows = [{"step": i, "heldout_score": s, "heldout_solved": s} for i, s in enumerate((0.49, 0.53, 0.50))]
+    look = forgetting(Trace(rows, {"settings": {"test_tasks": 100}}))
+    assert look.saw and not look.findings
+
+
+def test_a_held_out_score_belongs_to_the_rounds_after_it():
+    """Measured after the updates of round 3: the round that begins next looks at it."""
+    rows = [{"step": 4, "round": 3, "heldout_score": 0.5, "heldout_solved": 0.5}]
+    assert measurements(Trace(rows, {"settings": {"test_tasks": 10}})) == {3: (1.0, 0.0)}
+
+
+def test_held_out_loss_that_rises_with_the_training_loss_is_not_overfitting():
+    trace = sft_trace(13)
+    for row in trace.rows:
+        late = max(row["step"] - 100, 0) * 0.005
+        row["loss"] += late
+        if "eval_loss" in row:
+            row["eval_loss"] += late
+    assert "overfitting" not in named(trace)
+
+
+def test_a_word_that_was_common_before_is_no_surge():
+    """From a half to nearly all answers: more than chance and over 20 points, but not three times as many."""
+    trace = rl_trace(14, lambda rng, p, text, right: text + " indeed" * (rng.random() < 0.5 + 0.45 * p))
+    assert "phrase surge" not in named(trace)
