@@ -44,9 +44,7 @@ COMMANDS: dict[str, Command] = {
     "merge-adapter": Command(
         "merge_adapter", "MergeAdapter", "main", "fold a LoRA adapter into its base", "use a model"
     ),
-    "eval": Command(
-        "evaluate", "Eval", "main", "measure models on test tasks, with intervals", "measure"
-    ),
+    "eval": Command("evaluate", "Eval", "main", "measure models on test tasks, with intervals", "measure"),
     "eval show": Command(
         "evaluations", "EvalShow", "show", "a result again, or one of its samples", "measure"
     ),
@@ -56,9 +54,7 @@ COMMANDS: dict[str, Command] = {
     "eval diff": Command(
         "evaluations", "EvalDiff", "diff", "the first thing in which two results differ", "measure"
     ),
-    "eval text": Command(
-        "evaluate_text", "EvalText", "text", "perplexity of text, KL to a base", "measure"
-    ),
+    "eval text": Command("evaluate_text", "EvalText", "text", "perplexity of text, KL to a base", "measure"),
     "eval contamination": Command(
         "evaluate_text",
         "EvalContamination",

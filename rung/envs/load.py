@@ -35,6 +35,7 @@ from rung.envs.toolbox import calculator, python
 from rung.envs.tools import Tool, with_tools
 from rung.envs.user import user_environment
 from rung.errors import UserError
+from rung.rewards.code import python_tool
 
 MADE: dict[str, Callable[..., Environment]] = {
     "arithmetic": arithmetic,
@@ -61,7 +62,7 @@ def load_environment(
     run_program: RunProgram | None = None,
 ) -> Environment:
     """`seed` chooses what is drawn for training; the test set does not depend on it. Sizes are the
-    environment's own unless given. `run_program` runs a program in a sandbox, for `tools=python`."""
+    environment's own unless given. `run_program` takes the place of the sandbox, for `tools=python`."""
     sizes: dict[str, Any] = {"seed": seed, "train_size": train_size, "test_size": test_size}
     parts = members(spec)
     if len(parts) == 1:
@@ -146,6 +147,4 @@ def tool_named(tool: str, name: str, run_program: RunProgram | None) -> Tool:
         return lookup_tool()
     if tool != "python":
         raise UserError(f"{name}: there is no tool {tool!r}; {closest(tool, TOOLS)}")
-    if run_program is None:
-        raise UserError(f"{name}: tools=python needs a sandbox to run programs in, and none was given here")
-    return python(run_program)
+    return python(run_program or python_tool)

@@ -57,7 +57,9 @@ class LocalPlayer:
         self.sampling: dict[str, Any] = vars(self.theatre.sampling) | {"think_tokens": think_tokens}
         self.engine: dict[str, Any] = {
             "name": "rung" if decoder else "transformers",
-            "version": str(torch.__version__) if decoder else f"{transformers.__version__} on {torch.__version__}",
+            "version": str(torch.__version__)
+            if decoder
+            else f"{transformers.__version__} on {torch.__version__}",
             "dtype": str(dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
             "batch_invariant": strict,

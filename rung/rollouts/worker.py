@@ -61,7 +61,7 @@ class Steps(Protocol):
 
     @property
     def busy(self) -> bool: ...
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, key: Any = None) -> Completion: ...
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion: ...
     def abort(self, completion: Completion) -> None: ...
     def step(self) -> Any: ...
 
@@ -185,8 +185,7 @@ class Worker:
     ) -> None:
         try:
             for index, (prompt_ids, sampling) in enumerate(asked):
-                # The key tells equal requests apart: completions are compared by value.
-                completion = self.steps.submit(prompt_ids, sampling, key=object())
+                completion = self.steps.submit(prompt_ids, sampling)
                 self.rows.append(_Row(index, completion, pieces))
         except Exception as error:
             self._end(pieces)
@@ -243,8 +242,8 @@ class HfSteps:
     def busy(self) -> bool:
         return bool(self.waiting or self.batches)
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, key: Any = None) -> Completion:
-        completion = Completion(tuple(prompt_ids), sampling, key)
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        completion = Completion(tuple(prompt_ids), sampling)
         self.waiting.append(completion)
         return completion
 

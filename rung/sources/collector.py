@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -188,8 +188,3 @@ class _GradedAsTheyEnd:
 def _value(verdict: Verdict) -> float:
     """The number of a score; NaN where there is none, which credit knows how to leave out."""
     return verdict.value if isinstance(verdict, Score) else float("nan")
-
-
-def smaller(recipe: Recipe, **parts: Any) -> Recipe:
-    """A recipe with the parts that were given; None keeps its own."""
-    return replace(recipe, **{name: value for name, value in parts.items() if value is not None})

@@ -1,5 +1,8 @@
 """Tools: what they answer to right and wrong calls, and how an episode with them is graded."""
 
+import json
+import shutil
+
 import pytest
 
 from rung.envs.load import load_environment
@@ -7,7 +10,6 @@ from rung.envs.play import play
 from rung.envs.tool_calls import Broken, Call
 from rung.envs.toolbox import Index, calculator, python, search
 from rung.envs.tools import LONGEST, Tool, ToolError, answer, with_tools
-from rung.errors import UserError
 
 
 def call(expression: str) -> str:
@@ -108,8 +110,16 @@ def test_python_runs_in_what_it_is_given():
     text = '<tool_call>{"name": "python", "arguments": {"code": "print(1+1)"}}</tool_call>'
     attempt, _ = play(environment, environment.example.task, [text, "Answer: 41"])
     assert seen == ["print(1+1)"] and attempt.messages[1]["content"] == "2"
-    with pytest.raises(UserError, match="tools=python needs a sandbox"):
-        load_environment("arithmetic?tools=python")
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="the sandbox needs bubblewrap")
+def test_python_runs_in_the_sandbox_otherwise():
+    environment = load_environment("arithmetic?tools=python")
+    code = json.dumps({"name": "python", "arguments": {"code": "print(6 * 7)"}})
+    attempt, verdict = play(
+        environment, environment.example.task, [f"<tool_call>{code}</tool_call>", "Answer: 41"]
+    )
+    assert attempt.messages[1]["content"].strip() == "42" and verdict.value == 1
 
 
 def test_too_many_calls_in_a_turn_are_cut(environment):
