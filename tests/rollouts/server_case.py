@@ -31,8 +31,8 @@ class Script:
     def busy(self):
         return bool(self.rows)
 
-    def submit(self, prompt_ids, sampling, key=None):
-        self.rows.append(Completion(tuple(prompt_ids), sampling, key))
+    def submit(self, prompt_ids, sampling):
+        self.rows.append(Completion(tuple(prompt_ids), sampling))
         return self.rows[-1]
 
     def abort(self, completion):

@@ -400,12 +400,11 @@ def test_bodies_that_are_no_request(post, served):
     assert post({"model": NAME, "prompt": ["a"] * 1000, "n": 2}, "completions")[0] == 400
     assert post({"model": NAME, "prompt": ""}, "completions")[0] == 400
     assert post({"model": NAME, "prompt": [1, 5000]}, "completions")[0] == 400
-    assert (
-        post(
-            {"model": NAME, "prompt": [1, 5000], "echo": True, "max_tokens": 0, "logprobs": 1}, "completions"
-        )[0]
-        == 400
-    ), "scored, not sampled"
+    scored = {"model": NAME, "echo": True, "max_tokens": 0, "logprobs": 1}
+    for prompt in ([1, 5000], [-1, 2], [1, 1 << 40], [3] * 257):
+        assert post({**scored, "prompt": prompt}, "completions")[0] == 400
+    full = httpx.post(served[0] + "/v1/completions", json={**scored, "prompt": [3] * 256}, timeout=30)
+    assert full.status_code == 200, "a prompt that is only scored may fill the context"
     assert httpx.get(served[0] + "/health").json() == {"status": "ok"}
 
 

@@ -4,7 +4,7 @@ import random
 
 import datasets
 
-WORDS = "red green blue one two three cat dog bird sun moon rain".split()
+WORDS = ["red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "sun", "moon", "rain"]
 
 
 def choices(**options):
