@@ -90,6 +90,7 @@ class Cache:
         parts_do = batch_invariant or device.type != "cpu"
         longest = _grained(max(lengths, default=0) + 1) if parts_do else self.capacity
         ages_BT = lengths_B[:, None] - torch.arange(longest, device=device)
+        whole_prompts = bool(fresh) and not batch_invariant and all(segment.start == 0 for segment in fresh)
         masks: dict[int | None, Tensor] = {}
         mask_dtype = torch.float32 if device.type == "cpu" else self.keys[0].dtype
 
@@ -116,10 +117,14 @@ class Cache:
                     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask(window), scale=scale)
                 parts.append(out.flatten(1, 2))
             sizes = [segment.stop - segment.start for segment in fresh]
-            rest = zip(fresh, *(x[count:].split(sizes) for x in (q_NHd, k_NKd, v_NKd)), strict=True)
-            for segment, q, k, v in rest:
+            rest = [x[count:].split(sizes) for x in (q_NHd, k_NKd, v_NKd)]
+            for segment, _, k, v in zip(fresh, *rest, strict=True):
                 keys[segment.slot, :, segment.start : segment.stop] = k.transpose(0, 1)
                 values[segment.slot, :, segment.start : segment.stop] = v.transpose(0, 1)
+            if whole_prompts and window is None and softcap is None:
+                parts.append(_prompts(*rest, scale))
+                return torch.cat(parts) if len(parts) != 1 else parts[0]
+            for segment, q, k, v in zip(fresh, *rest, strict=True):
                 seen_k, seen_v = (x[segment.slot, :, : segment.stop].transpose(0, 1) for x in (keys, values))
                 if batch_invariant:
                     out = invariant.document_attention(q, seen_k, seen_v, scale, window, softcap)
@@ -131,6 +136,16 @@ class Cache:
             return torch.cat(parts) if len(parts) != 1 else parts[0]
 
         return attend
+
+
+def _prompts(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor], scale: float) -> Tensor:
+    """Causal attention inside each prompt, all in one call. What pads the shorter ones stands behind their last token,
+    where causality lets none of it be seen."""
+    padded = (torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True).transpose(1, 2) for x in (q, k, v))
+    out_BHSd = F.scaled_dot_product_attention(*padded, is_causal=True, scale=scale, enable_gqa=True)
+    return torch.cat(
+        [out_HSd[:, : len(own)].transpose(0, 1) for out_HSd, own in zip(out_BHSd, q, strict=True)]
+    )
 
 
 def _continued(q_SHd, k_TKd, v_TKd, scale, window, softcap) -> Tensor:

@@ -157,8 +157,7 @@ class Engine:
         """One token for every row, after as many waiting rows have joined as fit. Returns those that ended."""
         if not self.busy:
             return []
-        training, invariant = self.model.training, self.model.batch_invariant
-        self.model.eval()
+        training, invariant = self._set_training(False), self.model.batch_invariant
         self.model.batch_invariant = self.batch_invariant
         self._wake()
         whole = False
@@ -174,9 +173,17 @@ class Engine:
             if not whole:  # Ctrl-C, no memory: rows that joined may have no keys and values yet
                 self.rows = [row for row in self.rows if not row.finish]
                 self.refresh(self.version, self.digest)
-            self.model.train(training)
+            self._set_training(training)
             self.model.batch_invariant = invariant
         return ended
+
+    def _set_training(self, training: bool) -> bool:
+        """What it was before. `nn.Module.train` says the same, but takes as long as a tenth of a step to."""
+        before = self.model.training
+        if before != training:
+            for module in self.model.modules():
+                object.__setattr__(module, "training", training)
+        return before
 
     def _forward(self) -> Tensor:
         """The last hidden state of every row, those that joined included."""
