@@ -129,7 +129,7 @@ class Rl:
     """Rounds that sampling may run ahead of learning, in a thread and on weights of its own."""
     batch_invariant: bool = False
     """Sampler and learner agree to the last bit, whatever is sampled together. Slower."""
-    micro_tokens: int = 4096
+    micro_tokens: int = 2048
     """Tokens that go through the model at once in an update; changes memory and speed, never the gradient."""
     share_prompts: bool = True
     """Compute a prompt once for all its answers."""

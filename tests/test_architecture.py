@@ -13,9 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "rung"
 # Room -> height. A room may import the rooms below it and itself; rooms of one height are strangers, but for
 # the ground, whose single files are one room together.
 ROOMS = {
-    **dict.fromkeys(
-        ["errors", "batch", "settings", "settings_preference", "settings_rl", "schema", "keys", "config", "metrics", "run", "progress"], 0
-    ),
+    **dict.fromkeys(["errors", "batch", "settings", "settings_preference", "settings_rl", "schema"], 0),
+    **dict.fromkeys(["keys", "config", "metrics", "run", "progress"], 0),
     **dict.fromkeys(["trackers", "publish", "machine", "memory", "interrupt", "dist"], 0),
     **dict.fromkeys(["kernels", "methods", "advantages", "merge", "optimizer", "sandbox"], 1),
     **dict.fromkeys(["data", "models", "rewards"], 2),

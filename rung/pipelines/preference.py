@@ -135,7 +135,9 @@ def referenced(stage: Stage, subject: Subject, source: PreferenceSource, steps: 
     pairs = with_reference(source, steps, start, identity, folder, subject.device)
     if dist.rank() == 0:
         how = f"scored in {time.perf_counter() - began:.0f} s" if called else "found in the cache"
-        console.print(f"start    log-probs of {len(pairs):,} pairs {how}", highlight=False, markup=False)
+        console.print(
+            f"start    log-probs of {len(pairs):,} pairs {how}", highlight=False, markup=False, soft_wrap=True
+        )
     return replace(source, pairs=pairs)
 
 

@@ -225,7 +225,7 @@ class Player:
         graded = list(compared(self.recipe, graded))
         for finding in self.health.feed(facts_of(round, graded, heldout=self.heldout)):
             if dist.rank() == 0:
-                console.print(f"finding  {finding}", highlight=False, markup=False)
+                console.print(f"finding  {finding}", highlight=False, markup=False, soft_wrap=True)
             if finding.severity == "stop" and self.settings.findings == "stop":
                 raise RunStopped(f"Stopped in round {round}: {finding}", 1)
         self.heldout = None

@@ -173,7 +173,7 @@ def run_stage(
     said = finding(run) if finding else ""
     _close(run, "finished", f"did every step asked for{'; ' + said if said else ''}")
     if dist.rank() == 0:
-        tell = partial(console.print, highlight=False, markup=False)
+        tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
         tell(f"finished {steps} steps; model in {run.latest()}")
         if said:
             tell(f"finding  {said}")
@@ -243,7 +243,7 @@ def _announce(
         ("loss", config["loss"]),
     ]
     text = "\n".join(f"{name:8} {value}" for name, value in lines)
-    console.print(text, highlight=False, markup=False)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def check_context(model: str, max_length: int) -> None:

@@ -122,7 +122,8 @@ class Cache:
                 keys[segment.slot, :, segment.start : segment.stop] = k.transpose(0, 1)
                 values[segment.slot, :, segment.start : segment.stop] = v.transpose(0, 1)
             if whole_prompts and window is None and softcap is None:
-                parts.append(_prompts(*rest, scale))
+                q, k, v = rest
+                parts.append(_prompts(q, k, v, scale))
                 return torch.cat(parts) if len(parts) != 1 else parts[0]
             for segment, q, k, v in zip(fresh, *rest, strict=True):
                 seen_k, seen_v = (x[segment.slot, :, : segment.stop].transpose(0, 1) for x in (keys, values))
@@ -141,8 +142,12 @@ class Cache:
 def _prompts(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor], scale: float) -> Tensor:
     """Causal attention inside each prompt, all in one call. What pads the shorter ones stands behind their last token,
     where causality lets none of it be seen."""
-    padded = (torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True).transpose(1, 2) for x in (q, k, v))
-    out_BHSd = F.scaled_dot_product_attention(*padded, is_causal=True, scale=scale, enable_gqa=True)
+    q_BHSd, k_BKSd, v_BKSd = (
+        torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True).transpose(1, 2) for x in (q, k, v)
+    )
+    out_BHSd = F.scaled_dot_product_attention(
+        q_BHSd, k_BKSd, v_BKSd, is_causal=True, scale=scale, enable_gqa=True
+    )
     return torch.cat(
         [out_HSd[:, : len(own)].transpose(0, 1) for out_HSd, own in zip(out_BHSd, q, strict=True)]
     )

@@ -20,7 +20,8 @@ from rung.diagnose.statistics import (
 
 
 @pytest.mark.parametrize(
-    ("degrees", "upper", "value"), [(1, 0.05, 6.3138), (5, 0.01, 3.3649), (30, 0.001, 3.3852), (4.5, 0.025, 2.6585)]
+    ("degrees", "upper", "value"),
+    [(1, 0.05, 6.3138), (5, 0.01, 3.3649), (30, 0.001, 3.3852), (4.5, 0.025, 2.6585)],
 )
 def test_student(degrees, upper, value):
     assert t_quantile(degrees, upper) == pytest.approx(value, rel=2e-3)
@@ -53,7 +54,9 @@ def test_the_chance_of_forgetting_where_the_fall_is_just_tolerated(count):
     """Summed over all outcomes: at most a half more than the level, whatever the first share."""
     ks = np.arange(count + 1)
     ways = np.array([math.comb(count, k) for k in ks])
-    said = np.array([[normal_tail(fall_beyond(a / count, b / count, count, 0.03)) <= 0.01 for b in ks] for a in ks])
+    said = np.array(
+        [[normal_tail(fall_beyond(a / count, b / count, count, 0.03)) <= 0.01 for b in ks] for a in ks]
+    )
     for p in np.linspace(0.03, 1, 25):
         before, after = (ways * q**ks * (1 - q) ** (count - ks) for q in (p, p - 0.03))
         assert before @ said @ after <= 0.015

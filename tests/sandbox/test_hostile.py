@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile import EXHAUST, FORGE, OTHERS, PRELUDE, REACH
+from escapes import EXHAUST, FORGE, OTHERS, PRELUDE, REACH
 
 from rung.errors import UserError
 from rung.sandbox import bubblewrap
