@@ -5,7 +5,7 @@ rest are answers to other questions; nothing says which. GRPO then has the task'
 asked: is the accuracy on held-out tasks above where it began, with the interval of the difference clear of 0, for every
 seed? The figure shows every seed.
 
-    python recipes/reasoning_gym_curves.py [OUT] [--seeds 3] [--rounds 80] [--tasks spell_backward ...]
+    python recipes/reasoning_gym_curves.py [OUT] [--seeds 3] [--rounds 120] [--tasks spell_backward ...]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TASKS = {  # a word to turn round, letters to count, a sum
     "letter_counting": "reasoning-gym/letter_counting?min_words=2&max_words=4&format=none",
     "chain_sum": "reasoning-gym/chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&format=none",
 }
-DOCUMENTS, RIGHT = 6_000, 0.5
+DOCUMENTS, RIGHT = 16_000, 0.5
 LONGEST = 32  # characters of an answer
 
 console = Console(highlight=False)
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", nargs="?", default=f"runs/curves-{time.strftime('%Y%m%d-%H%M%S')}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     options = parser.parse_args()
     curves: dict[str, list[list[tuple[int, float]]]] = {}
