@@ -121,36 +121,22 @@ class Cache:
             for segment, _, k, v in zip(fresh, *rest, strict=True):
                 keys[segment.slot, :, segment.start : segment.stop] = k.transpose(0, 1)
                 values[segment.slot, :, segment.start : segment.stop] = v.transpose(0, 1)
-            if whole_prompts and window is None and softcap is None:
-                q, k, v = rest
-                parts.append(_prompts(q, k, v, scale))
+            if whole_prompts:  # by the trainer's own kernel, so that the two agree in half precision too
+                q, k, v = (x[count:] for x in (q_NHd, k_NKd, v_NKd))
+                parts.append(
+                    packed_attention(q, k, v, tuple(sizes), scale=scale, window=window, softcap=softcap)
+                )
                 return torch.cat(parts) if len(parts) != 1 else parts[0]
-            for segment, q, k, v in zip(fresh, *rest, strict=True):
+            for segment, q in zip(fresh, rest[0], strict=True):
                 seen_k, seen_v = (x[segment.slot, :, : segment.stop].transpose(0, 1) for x in (keys, values))
                 if batch_invariant:
                     out = invariant.document_attention(q, seen_k, seen_v, scale, window, softcap)
-                elif segment.start == 0:
-                    out = packed_attention(q, k, v, (len(q),), scale=scale, window=window, softcap=softcap)
                 else:
                     out = _continued(q, seen_k, seen_v, scale, window, softcap)
                 parts.append(out)
             return torch.cat(parts) if len(parts) != 1 else parts[0]
 
         return attend
-
-
-def _prompts(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor], scale: float) -> Tensor:
-    """Causal attention inside each prompt, all in one call. What pads the shorter ones stands behind their last token,
-    where causality lets none of it be seen."""
-    q_BHSd, k_BKSd, v_BKSd = (
-        torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True).transpose(1, 2) for x in (q, k, v)
-    )
-    out_BHSd = F.scaled_dot_product_attention(
-        q_BHSd, k_BKSd, v_BKSd, is_causal=True, scale=scale, enable_gqa=True
-    )
-    return torch.cat(
-        [out_HSd[:, : len(own)].transpose(0, 1) for out_HSd, own in zip(out_BHSd, q, strict=True)]
-    )
 
 
 def _continued(q_SHd, k_TKd, v_TKd, scale, window, softcap) -> Tensor:
