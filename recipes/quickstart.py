@@ -146,7 +146,7 @@ def write_page(
             facts=[
                 ("", why),
                 ("reward", f"{verdict.value:g}" if isinstance(verdict, Score) else str(verdict)),
-                ("advantage", f"{record.advantage.max(initial=0) + record.advantage.min(initial=0):+.2f}"),
+                ("advantage", f"{record.advantage[rollout.by_model][0]:+.2f}"),
             ],
         )
     page.heading("Every number again")

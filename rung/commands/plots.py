@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.errors import UserError
+from rung.eval.report import load_pyplot
 from rung.metrics import metric_of
 from rung.run import Run
 
@@ -49,19 +50,6 @@ def plot_runs(runs: dict[str, Run], metrics: Sequence[str], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     pyplot.close(figure)
-
-
-def load_pyplot() -> Any:
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UserError(
-            'plots need matplotlib, which is not installed; run pip install "rung[plot]"'
-        ) from error
-    matplotlib.use("Agg")  # a file, never a window
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 def draw_panel(axis: Any, name: str, rows: dict[str, list[dict[str, float]]]) -> None:

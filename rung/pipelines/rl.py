@@ -9,6 +9,7 @@ own and samples in a thread while the learner learns.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -241,11 +242,9 @@ class Player:
         )  # fmt: skip
 
     def _aggregation(self) -> str:
-        return str(
-            self.recipe.loss_options.get(
-                "aggregation", "sequence" if self.recipe.loss in ("grpo", "gspo") else ""
-            )
-        )
+        """What the loss is a mean over: as set, else the loss's own default."""
+        own = inspect.signature(find(self.recipe.loss)).parameters.get("aggregation")
+        return str(self.recipe.loss_options.get("aggregation", own.default if own else ""))
 
     @torch.no_grad()
     def _score_rollouts(self, model: Decoder, rollouts: Sequence[Rollout]) -> list[np.ndarray]:

@@ -58,6 +58,7 @@ class Engine:
         self.waiting: deque[Completion] = deque()
         self.rows: list[Completion] = []  # row i is in slot i
         self.cache = Cache(model, slots)
+        self._packed = False
         self._dials: Dials | None = None
         if batch_invariant:
             _must_be_invariant(model)
@@ -141,8 +142,6 @@ class Engine:
         self.model.packed_head = None
         self._packed = False
 
-    _packed = False
-
     def _wake(self) -> None:
         if self._packed or self.batch_invariant:
             return
@@ -178,7 +177,7 @@ class Engine:
         return ended
 
     def _set_training(self, training: bool) -> bool:
-        """What it was before. `nn.Module.train` says the same, but takes as long as a tenth of a step to."""
+        """What it was before. `nn.Module.train` would do the same with checks at every module, at every step."""
         before = self.model.training
         if before != training:
             for module in self.model.modules():
