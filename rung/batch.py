@@ -243,6 +243,25 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
+class ScalarScores:
+    """What a reward model says of a batch: one number for each token and, at its last, for each document."""
+
+    value_N: Tensor  # float32, of every token given its document so far
+    score_B: Tensor  # float32, the value at the last token of each document
+
+    @property
+    def logprob_M(self) -> Tensor:
+        """What the loop looks at to name the rows of a loss that is not finite: here the scores."""
+        return self.score_B
+
+    @property
+    def document_M(self) -> Tensor:
+        import torch
+
+        return torch.arange(len(self.score_B), device=self.score_B.device)
+
+
+@dataclass(frozen=True)
 class Loss:
     """A sum and the named count that divides it, once, over the whole optimizer step and all ranks.
 
