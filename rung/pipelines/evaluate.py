@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rung.endpoint import Endpoint, is_url
 from rung.envs.environment import Environment, Task
 from rung.envs.load import load_environment
 from rung.envs.options import members
@@ -24,7 +25,7 @@ from rung.eval.passk import Curve
 from rung.eval.records import Header, Prompt, Sample, attempt_of
 from rung.eval.results import Recorder, Result, code_identity, dump, prompt_row, read
 from rung.eval.tally import Tally, majority_curve, tally
-from rung.pipelines.endpoint import Endpoint, EndpointPlayer, is_url
+from rung.pipelines.endpoint import EndpointPlayer
 from rung.pipelines.evaluate_local import LocalPlayer
 from rung.rewards.extract import marked_answer
 from rung.rewards.numeric import answered_number, right_number

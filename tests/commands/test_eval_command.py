@@ -142,7 +142,7 @@ def test_a_slug_is_one_folder_inside(name):
 
 
 def test_an_endpoint_that_dies_leaves_what_it_said_and_the_command_to_go_on(rung, tmp_path, monkeypatch):
-    from rung.pipelines import endpoint
+    from rung import endpoint
 
     monkeypatch.setattr(endpoint, "PAUSES", ())
     asked = []

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rung import endpoint
+from rung.endpoint import Endpoint, asked_pause
 from rung.errors import RunStopped, UserError
 from rung.eval.results import read
-from rung.pipelines import endpoint
-from rung.pipelines.endpoint import Endpoint, asked_pause
 from rung.pipelines.evaluate import evaluate
 from rung.rollouts.engine import sample_seed
 
