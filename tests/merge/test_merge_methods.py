@@ -1,0 +1,213 @@
+"""Merge methods by hand: small vectors whose merge can be written down, ends, fixed points, and what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rung.errors import UserError
+from rung.merge.blocks import blocks_of, weighted
+from rung.merge.dare import dare, dare_ties, kept
+from rung.merge.linear import ema_weights, linear, wise_ft_weights
+from rung.merge.slerp import coefficients, slerp
+from rung.merge.soup import greedy_soup
+from rung.merge.task_arithmetic import task_arithmetic
+from rung.merge.ties import smallest_kept, ties
+
+
+def merged(method, *tensors, size=1000, **options) -> torch.Tensor:
+    made = [torch.as_tensor(t, dtype=torch.float32) for t in tensors]
+    return torch.cat(list(method(blocks_of(*made, size=size), **options)))
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+A, B, BASE = random(2000, seed=1), random(2000, seed=2), random(2000, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("method", "copies", "options"),
+    [
+        (linear, 2, dict(weights=[0.3, 0.7])),
+        (linear, 3, dict(weights=[1 / 3] * 3)),
+        (linear, 3, dict(weights=[0.333, 0.333, 0.333])),
+        (linear, 2, dict(weights=[-0.2, 1.2])),
+        (linear, 4, dict(weights=ema_weights(4, 0.7))),
+        (slerp, 2, dict(alpha=0.37)),
+        (task_arithmetic, 3, dict(weights=[0.4, 1.3])),
+        (ties, 3, dict(weights=[1.0, 1.0])),
+        (dare, 3, dict(weights=[1.0, 1.0])),
+        (dare_ties, 3, dict(weights=[1.0, 1.0])),
+    ],
+)
+def test_a_model_merged_with_itself_is_itself(method, copies, options):
+    assert torch.equal(merged(method, *[A] * copies, size=300, **options).float(), A)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (task_arithmetic, {}),
+        (ties, dict(density=1.0)),
+        (dare, dict(density=1.0)),
+        (dare_ties, dict(density=1.0)),
+    ],
+)
+def test_one_task_vector_whole_is_the_model(method, options):
+    assert torch.equal(merged(method, BASE, A, weights=[1.0], **options).float(), A)
+    half = merged(method, BASE, A, weights=[1.0], scale=0.5, **options)
+    torch.testing.assert_close(half, (BASE.double() + A.double()) / 2, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(slerp, lambda alpha: dict(alpha=alpha)), (linear, lambda alpha: dict(weights=wise_ft_weights(alpha)))],
+)
+def test_the_ends_of_a_line_are_the_models_to_the_bit(method, options):
+    a, b = A.clone(), B.clone()
+    a[0] = b[1] = -0.0
+    for alpha, end in ((0.0, a), (1.0, b)):
+        found = merged(method, a, b, size=300, **options(alpha)).float()
+        assert found.view(torch.int32).tolist() == end.view(torch.int32).tolist()
+
+
+def test_slerp_walks_along_the_arc():
+    # 90 degrees between (2, 0) and (0, 2); a third of the way is 30 degrees, on the same circle.
+    third = merged(slerp, [2.0, 0.0], [0.0, 2.0], alpha=1 / 3)
+    expected = torch.tensor([2 * math.cos(math.pi / 6), 2 * math.sin(math.pi / 6)], dtype=torch.float64)
+    torch.testing.assert_close(third, expected)
+    # The angle is one of the whole tensor, however it is cut.
+    torch.testing.assert_close(merged(slerp, A, B, size=7, alpha=0.3), merged(slerp, A, B, alpha=0.3))
+
+
+def test_slerp_takes_the_chord_where_there_is_no_arc():
+    assert merged(slerp, [1.0, 2.0], [3.0, 6.0], alpha=0.5).tolist() == [2.0, 4.0]  # parallel
+    assert merged(slerp, [1.0, 2.0], [-1.0, -2.0], alpha=0.25).tolist() == [0.5, 1.0]  # opposite
+    assert merged(slerp, [0.0, 0.0], [4.0, 2.0], alpha=0.25).tolist() == [1.0, 0.5]  # no direction
+    assert coefficients(0.9996, 0.25) == (0.75, 0.25)
+    assert coefficients(0.9990, 0.25) != (0.75, 0.25)
+
+
+def test_task_vectors_are_added_scaled_and_taken_away():
+    base, one, two = [1.0, 1.0], [3.0, 1.0], [1.0, 5.0]  # task vectors (2, 0) and (0, 4)
+    assert merged(task_arithmetic, base, one, two, weights=[1.0, 0.5]).tolist() == [3.0, 3.0]
+    assert merged(task_arithmetic, base, one, two, weights=[1.0, 0.5], scale=2.0).tolist() == [5.0, 5.0]
+    assert merged(task_arithmetic, base, one, two, weights=[-1.0, 0.0]).tolist() == [-1.0, 1.0]
+
+
+ZERO, ONE, TWO = [0.0] * 4, [5.0, -4.0, 1.0, 0.5], [-1.0, -2.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # The two largest of each, nowhere at the same place: each alone decides.
+        (dict(weights=[1.0, 1.0], density=0.5), [5.0, -4.0, 3.0, 6.0]),
+        # Sums 4, -6, 4, 6.5: in the first place only ONE agrees with its sign.
+        (dict(weights=[1.0, 1.0], density=1.0), [5.0, -3.0, 2.0, 3.25]),
+        # Sums 2, -10, 10, 18.5; means with weights 1 and 3 of those that agree.
+        (dict(weights=[1.0, 3.0], density=1.0), [5.0, -2.5, 2.5, 4.625]),
+        (dict(weights=[1.0, 1.0], density=0.5, scale=0.5), [2.5, -2.0, 1.5, 3.0]),
+        # At density 0.1 of 4 entries still the largest one stays.
+        (dict(weights=[1.0, 1.0], density=0.1), [5.0, 0.0, 0.0, 6.0]),
+    ],
+)
+def test_ties_by_hand(options, expected):
+    for size in (1000, 3):
+        assert merged(ties, ZERO, ONE, TWO, size=size, **options).tolist() == expected
+
+
+def test_ties_where_signs_balance_and_where_weights_cancel():
+    assert merged(ties, [0.0], [1.0], [-1.0], weights=[1.0, 1.0], density=1.0).tolist() == [1.0]
+    # 1 * 2 and -1 * -3 agree on +, and the weights add up to 0: the divisor is then 1.
+    assert merged(ties, [0.0], [2.0], [-3.0], weights=[1.0, -1.0], density=1.0).tolist() == [5.0]
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_the_smallest_kept_entry_is_that_of_a_sort(density, coarse):
+    taus = [random(3001, seed=s) * 10 ** (3 * s) for s in (0, 1)]
+    if coarse:  # many equal entries, as between bf16 models, and zeros
+        taus = [(tau / tau.abs().max() * 20).round() for tau in taus]
+    found = smallest_kept(blocks_of(torch.zeros(3001), *taus, size=257), density)
+    place = max(1, int(density * 3001)) - 1
+    assert found == [float(np.sort(tau.abs().numpy())[::-1][place]) for tau in taus]
+
+
+def test_entries_as_large_as_the_smallest_kept_stay_too():
+    assert merged(ties, ZERO, [2.0, -2.0, 2.0, 1.0], weights=[1.0], density=0.25).tolist() == [2, -2, 2, 0]
+
+
+def test_dare_keeps_the_expectation_and_scales_what_stays():
+    tau = random(40_000)
+    found = merged(dare, torch.zeros(40_000), tau, weights=[1.0], density=0.25, seed=5)
+    stays = found != 0
+    assert abs(stays.double().mean() - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 40_000)
+    torch.testing.assert_close(found[stays], tau.double()[stays] * 4, atol=0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", [dare, dare_ties])
+def test_dares_dice_do_not_depend_on_the_blocks_and_differ_from_model_to_model(method):
+    options = dict(weights=[1.0, 1.0], density=0.4)
+    whole = merged(method, BASE, A, B, seed=9, **options)
+    assert torch.equal(whole, merged(method, BASE, A, B, size=33, seed=9, **options))
+    assert not torch.equal(whole, merged(method, BASE, A, B, seed=10, **options))
+    dice = [torch.Generator().manual_seed(9 + i) for i in (0, 1)]
+    masks = [kept(A, 0.4, die) for die in dice]
+    assert 0.4 < (masks[0] == masks[1]).double().mean() < 0.64  # 0.52 if they are independent
+
+
+def test_dare_ties_elects_among_what_is_left():
+    one, two = torch.full((3000,), 2.0), torch.full((3000,), -1.0)
+    found = merged(dare_ties, torch.zeros(3000), one, two, weights=[1.0, 1.0], density=0.5)
+    # Both left or only one: 4 wins; only two left: -2; none: 0. Never their mean.
+    assert set(found.tolist()) == {4.0, -2.0, 0.0}
+    assert set(merged(dare, torch.zeros(3000), one, two, weights=[1.0, 1.0], density=0.5).tolist()) == {
+        4.0, 2.0, -2.0, 0.0,
+    }  # fmt: skip
+
+
+def test_ema_weights_are_those_of_the_recursion():
+    values = [3.0, -1.0, 4.0, 1.5]
+    average = values[0]
+    for value in values[1:]:
+        average = 0.7 * average + 0.3 * value
+    weights = ema_weights(4, 0.7)
+    assert sum(weights) == pytest.approx(1, abs=1e-15)
+    assert sum(w * v for w, v in zip(weights, values, strict=True)) == pytest.approx(average, abs=1e-15)
+    assert ema_weights(3, 0.0) == [0.0, 0.0, 1.0] and ema_weights(1, 0.9) == [1.0]
+
+
+def test_nothing_weighted_is_nothing():
+    assert weighted([A, B], [0.0, 0.0]).abs().max() == 0
+
+
+def test_the_greedy_soup_takes_what_does_not_hurt():
+    # Of models 0 to 3, best first: 2, 0, 3, 1. 0 helps, 3 hurts, 1 leaves the metric as it is.
+    scores = {(0,): 0.6, (1,): 0.1, (2,): 0.7, (3,): 0.5, (2, 0): 0.8, (2, 0, 3): 0.75, (2, 0, 1): 0.8}
+    soup = greedy_soup(4, lambda members: scores[tuple(members)])
+    assert soup.members == [2, 0, 1] and soup.metric == 0.8 and soup.alone == [0.6, 0.1, 0.7, 0.5]
+    assert soup.tried == [((2, 0), 0.8), ((2, 0, 3), 0.75), ((2, 0, 1), 0.8)]
+    assert greedy_soup(1, lambda members: -3.0).members == [0]
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: merged(linear, A, B, weights=[0.5, 0.6]), "--weights 0.4545 0.5455"),
+        (lambda: merged(linear, A, B, weights=[1.0, -1.0]), "--weights 0.5 0.5"),
+        (lambda: merged(slerp, A, B, alpha=1.2), "alpha is 1.2"),
+        (lambda: wise_ft_weights(-0.1), "alpha is -0.1"),
+        (lambda: merged(ties, BASE, A, weights=[1.0], density=0.0), "a density of 0"),
+        (lambda: merged(ties, BASE, A, weights=[1.0], density=-0.2), "a density of -0.2"),
+        (lambda: merged(dare, BASE, A, weights=[1.0], density=1.5), "a density of 1.5"),
+        (lambda: merged(dare_ties, BASE, A, weights=[1.0], density=math.nan), "a density of nan"),
+        (lambda: ema_weights(3, 1.0), "a decay of 1"),
+    ],
+)
+def test_refused(run, message):
+    with pytest.raises(UserError, match=message):
+        run()
