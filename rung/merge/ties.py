@@ -48,19 +48,19 @@ def smallest_kept(vectors: Blocks, density: float) -> list[float]:
     The bits of positive floats have the order of their values. One pass counts the upper halves and so finds
     the half the entry has; a second counts the lower halves among those. Exact, in the memory of a table.
     """
-    size, counts = 0, np.zeros(0)
+    size = 0
+    uppers: np.ndarray = np.zeros((1, 1 << 15), np.int64)  # becomes a row for each vector
     for _, *taus in vectors():
         size += taus[0].numel()
-        found = np.stack([np.bincount(bits(tau) >> 16, minlength=1 << 15) for tau in taus])
-        counts = counts + found if counts.size else found
+        uppers = uppers + np.stack([np.bincount(bits(tau) >> 16, minlength=1 << 15) for tau in taus])
     wanted = max(1, int(density * size))
-    tops = [place(count, wanted) for count in counts]
-    counts = np.zeros((len(tops), 1 << 16), np.int64)
+    tops = [place(count, wanted) for count in uppers]
+    lowers: list[np.ndarray] = [np.zeros(1 << 16, np.int64) for _ in tops]
     for _, *taus in vectors():
-        for count, tau, (top, _) in zip(counts, taus, tops, strict=True):
+        for count, tau, (top, _) in zip(lowers, taus, tops, strict=True):
             these = bits(tau)
             count += np.bincount(these[these >> 16 == top] & 0xFFFF, minlength=1 << 16)
-    lows = [place(count, left)[0] for count, (_, left) in zip(counts, tops, strict=True)]
+    lows = [place(count, left)[0] for count, (_, left) in zip(lowers, tops, strict=True)]
     whole = [top << 16 | low for (top, _), low in zip(tops, lows, strict=True)]
     return np.array(whole, np.int32).view(np.float32).astype(float).tolist()
 
