@@ -87,6 +87,11 @@ class Engine:
             self._release([completion])
 
     @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return self.model.config.context
+
+    @property
     def busy(self) -> bool:
         return bool(self.rows or self.waiting)
 

@@ -18,12 +18,10 @@ from rung.batch import Rollout
 from rung.data.tokens import TokenPolicy, encode, encode_continuations
 from rung.errors import UserError
 from rung.rewards.score import Attempt
-from rung.rollouts.request import Completion, Sampling
+from rung.rollouts.request import Completion, Sampling, Stepped
 
 if TYPE_CHECKING:
     from rung.envs.environment import Environment, Task
-    from rung.rollouts.engine import Engine
-    from rung.rollouts.hf import HfSampler
 
 SENTINEL = "\x02the answer\x03"  # stands for the model's turn while the template is asked what follows one
 
@@ -116,14 +114,14 @@ class Ask:
 
 
 class Theatre:
-    """Where episodes are played: an engine, an environment, and the tokenizer between text and tokens.
+    """Where episodes are played: a sampler, an environment, and the tokenizer between text and tokens.
 
     `sampling.max_tokens` bounds each turn; a conversation also ends where it would outgrow `max_length`.
     """
 
     def __init__(
         self,
-        engine: Engine | HfSampler,
+        engine: Stepped,
         environment: Environment,
         tokenizer: Any,
         policy: TokenPolicy,
@@ -133,7 +131,7 @@ class Theatre:
     ):
         self.engine, self.environment, self.tokenizer, self.policy = engine, environment, tokenizer, policy
         self.sampling = replace(sampling, stop_ids=(*policy.stop_ids, *sampling.stop_ids))
-        self.max_length = min(max_length or engine.model.config.context, engine.model.config.context)
+        self.max_length = min(max_length or engine.context, engine.context)
 
     def play(self, asks: Sequence[Ask], ended: Callable[[int, Episode], None] | None = None) -> list[Episode]:
         """Every episode, in the order asked for. `ended(index, episode)` is called as each one ends."""

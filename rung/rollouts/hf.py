@@ -87,6 +87,11 @@ class HfSampler:
         return self.waiting[-1]
 
     @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return self.model.config.context
+
+    @property
     def busy(self) -> bool:
         return bool(self.waiting)
 

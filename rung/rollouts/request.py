@@ -78,6 +78,28 @@ class Sampler(Protocol):
         ...
 
 
+class Stepped(Protocol):
+    """A sampler that is asked and then stepped, so that every answer can be dealt with as it ends."""
+
+    version: int
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Queue a prompt; the completion that comes back is filled by the steps."""
+        ...
+
+    def step(self) -> list[Completion]:
+        """Sample on; the answers that ended."""
+        ...
+
+
 def check(prompts: Sequence[Sequence[int]], sampling: Sampling, *, context: int, vocabulary: int) -> None:
     """Refuse what cannot be sampled before anything is."""
     s = sampling

@@ -82,7 +82,8 @@ class VllmSampler:
             self.process.close()
             raise
         # One token of room is kept: an answer whose log-probs are looked up once more counts as a prompt.
-        self.context, self.vocabulary = facts["context"] - 1, facts["vocabulary"]
+        self.context: int = facts["context"] - 1
+        self.vocabulary = facts["vocabulary"]
         self.eos, self.has_tokenizer = facts["eos"], facts["tokenizer"]
         self.versions = {"vllm": facts["vllm"], "torch": facts["torch"]}
         self.version = 0
