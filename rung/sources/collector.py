@@ -75,7 +75,7 @@ class Collector:
             asks += [Ask(task, index, seed) for seed in seeds]
             if self.recipe.needs_greedy:
                 asks.append(Ask(task, index, seeds[0], greedy=True))
-        graded = _GradedAsTheyEnd(self.graders, asks)
+        graded = GradedAsTheyEnd(self.graders, asks)
         episodes = self.theatre.play(asks, graded)
         verdicts = graded.verdicts()
         own = [
@@ -161,7 +161,7 @@ class Collector:
         )
 
 
-class _GradedAsTheyEnd:
+class GradedAsTheyEnd:
     """Hands attempts to the graders while others are being sampled; a reward of many attempts gets whole groups."""
 
     def __init__(self, graders: Graders, asks: Sequence[Ask]):
