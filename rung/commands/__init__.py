@@ -37,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     "kto": Command("preference", "Kto", "main", "train on thumbs up and down", "train"),
     "rl": Command("rl", "Rl", "main", "learn from verifiable rewards", "train"),
     "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
+    "rft": Command("rft", "Rft", "main", "a model's own right answers as data for sft", "train"),
+    "ssd": Command("rft", "Ssd", "main", "a model's own answers, unverified, as data for sft", "train"),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
     "generate": Command("generate", "Generate", "main", "complete prompts", "use a model"),
     "serve": Command("serve", "Serve", "main", "serve a model to OpenAI's clients", "use a model"),
