@@ -6,6 +6,8 @@ have put there before reinforcement learning can amplify it. The folder is an or
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,15 @@ def write_small_model(
     heads: int = 6,
     context: int = 256,
     seed: int = 0,
+    phrases: Sequence[str] = (),
 ) -> Path:
     """A random Llama-shaped model whose tokens are these characters. 4 layers of 192 are 1.8 M weights.
 
-    The chat template writes a message and a line break, and after that the answer and its end.
+    Each of `phrases` is one token too, so that what all questions have in common costs next to nothing. The chat
+    template writes a message and a line break, and after that the answer and its end.
     """
     missing = sorted(set("\n") - set(characters))
-    tokens = [PAD, END, *missing, *dict.fromkeys(characters)]
+    tokens = [PAD, END, *missing, *dict.fromkeys(characters), *dict.fromkeys(phrases)]
     if width % heads:
         raise UserError(f"a width of {width} cannot be shared by {heads} heads; take a multiple of {heads}")
     config: dict[str, Any] = {
@@ -51,16 +55,17 @@ def write_small_model(
     }  # fmt: skip
     torch.manual_seed(seed)
     model = Decoder(DecoderConfig.from_hf(config))
-    write_folder(folder, model.state_dict(), config, character_tokenizer(tokens))
+    write_folder(folder, model.state_dict(), config, character_tokenizer(tokens, phrases))
     return folder
 
 
-def character_tokenizer(tokens: list[str]) -> Any:
+def character_tokenizer(tokens: list[str], phrases: Sequence[str] = ()) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=PAD))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    pieces = [re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True)]
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*pieces, r"[\s\S]"])), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([PAD, END])
     return PreTrainedTokenizerFast(
