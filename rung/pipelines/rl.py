@@ -40,11 +40,11 @@ from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
 from rung.models.load import load_model
 from rung.models.policy import score
+from rung.pipelines.judging import reward_named
 from rung.pipelines.recipe import compared, recipe_of
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
 from rung.rewards.score import Score
-from rung.rewards.user import load_reward
 from rung.rewards.workers import Graders
 from rung.rollouts.columns import Graded
 from rung.rollouts.engine import Engine
@@ -66,7 +66,7 @@ def rl(settings: Rl, command: str = "rl") -> Path:
     )
     if settings.difficulty_from:
         environment = of_right_difficulty(environment, settings)
-    reward = load_reward(settings.reward) if settings.reward else environment.reward
+    reward = reward_named(settings.reward) if settings.reward else environment.reward
     subject, state = load_stage(stage)
     if not isinstance(subject.model, Decoder):
         raise UserError(

@@ -6,7 +6,8 @@
 
 Whatever the reward does, spin, sleep, ignore signals, allocate, fork, crash or return nonsense, each attempt
 gets its verdict: a Failure of its kind for what failed, the right Score for the others. A reward that declares
-itself `trusted` (quick, pure, always ending) is called right here and no process is made.
+itself `trusted` (quick, pure, always ending) is called right here and no process is made; one that also `waits`
+for another machine, as a judge does, is called in a thread, so that sampling goes on.
 
 Limits hold for one call of the reward, and the clock starts when a worker takes the call, not in the queue. A
 reward that takes many attempts in one call (TRL's form) gets each `submit` as one call; if that dies, each
@@ -25,7 +26,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from rung.errors import UserError
@@ -42,6 +43,7 @@ START = (
     "from rung.rewards.server import main; main(int(sys.argv[2]))"
 )
 # One thread each, and sets that iterate in the same order in every run: grading repeats exactly.
+THREADS = 8  # groups a judge has in hand at once; each puts several questions
 SURROUNDINGS = {
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
@@ -89,6 +91,8 @@ class Graders:
         self._lock = threading.Lock()
         self._process: subprocess.Popen | None = None
         self._closed = False
+        waits = is_trusted(reward) and getattr(reward, "waits", False)
+        self._waiting = threading.BoundedSemaphore(THREADS) if waits else None
         if not is_trusted(reward):
             limits = Limits(wall_seconds, int(cpu_seconds), int(memory_bytes))
             content = _pickled(reward)
@@ -108,9 +112,11 @@ class Graders:
         if self._closed:
             raise RuntimeError("these graders are closed")
         futures: tuple[Future[Verdict], ...] = tuple(Future() for _ in attempts)
+        if self._waiting is not None:  # a daemon: nobody waits for a judge's answer after an interruption
+            threading.Thread(target=self._judge_here, args=(list(attempts), futures), daemon=True).start()
+            return Grading(futures)
         if is_trusted(self._reward):
-            for future, verdict in zip(futures, judge_all(self._reward, attempts), strict=True):
-                future.set_result(verdict)
+            self._judge_here(attempts, futures)
             return Grading(futures)
         pickles = tuple(pickle.dumps(attempt) for attempt in attempts)
         with self._lock:
@@ -124,6 +130,12 @@ class Graders:
                 for job in [whole] if self.batched and attempts else whole.split():
                     self._channel.send(job)
         return Grading(futures)
+
+    def _judge_here(self, attempts: Sequence[Attempt], futures: Sequence[Future[Verdict]]) -> None:
+        with self._waiting or nullcontext():
+            verdicts = judge_all(self._reward, attempts)
+        for future, verdict in zip(futures, verdicts, strict=True):
+            future.set_result(verdict)
 
     def close(self) -> None:
         """End all workers, now. Attempts without a verdict raise where they are waited for."""
