@@ -88,4 +88,11 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("doctor", "Doctor", "main", "what this machine and installation can do", "tools"),
     "bench": Command("bench", "Bench", "main", "measure rung, also against its peers", "tools"),
     "config explain": Command("config", "ConfigExplain", "explain", "what a key means", "tools"),
+    "pipeline run": Command("pipeline", "PipelineRun", "run", "run a recipe of several stages", "pipelines"),
+    "pipeline plan": Command(
+        "pipeline", "PipelinePlan", "plan", "what a recipe would do, in memory and time", "pipelines"
+    ),
+    "pipeline report": Command(
+        "pipeline", "PipelineReport", "report", "one HTML page over a pipeline", "pipelines"
+    ),
 }
