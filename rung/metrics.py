@@ -50,6 +50,14 @@ METRICS: dict[str, Metric] = {
     "eval_both_fall": Metric("both_fall on held-out pairs", "share", 0, 0.6, "lower"),
     "eval_chosen_change": Metric("chosen_change on held-out answers", "nats", -0.5, 2),
     "eval_rejected_change": Metric("rejected_change on held-out answers", "nats", -5, 1),
+    # reward models
+    "chosen_score": Metric("mean score of the chosen answers", "", -50, 50),
+    "rejected_score": Metric("mean score of the rejected answers", "", -50, 50),
+    "score_gap": Metric("score of the chosen answer less that of the rejected", "nats", -1, 30, "higher"),
+    "eval_score_gap": Metric("score_gap on held-out pairs", "nats", -1, 30, "higher"),
+    "label_accuracy": Metric("labels on the right side of one half", "share", 0.3, 1, "higher"),
+    "eval_label_accuracy": Metric("label_accuracy on held-out rows", "share", 0.3, 1, "higher"),
+    "positive_labels": Metric("mean of the labels", "share", 0.02, 0.98),
     # how it moves
     "grad_norm": Metric("norm of the whole gradient before clipping", "", low=1e-6, high=100),
     "learning_rate": Metric("learning rate of this step", "", low=0, high=0.1),

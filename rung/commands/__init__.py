@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
         "preference", "Orpo", "main", "train on pairs: SFT and odds ratio, no reference", "train"
     ),
     "kto": Command("preference", "Kto", "main", "train on thumbs up and down", "train"),
+    "reward": Command("reward", "Reward", "main", "train a reward model of pairs or judged answers", "train"),
     "rl": Command("rl", "Rl", "main", "learn from verifiable rewards", "train"),
     "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
     "rft": Command("rft", "Rft", "main", "a model's own right answers as data for sft", "train"),

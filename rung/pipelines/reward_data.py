@@ -1,0 +1,146 @@
+"""The rows of `rung reward`: pairs with their margins, or documents with labels at some of their tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rung.batch import Example, Feedback, Pair
+from rung.data.bias import length_bias
+from rung.data.examples import load_feedback, load_pairs
+from rung.data.files import read_rows
+from rung.data.steps import load_steps
+from rung.errors import UserError
+from rung.methods.bradley_terry import MARGIN
+from rung.methods.step_labels import LABEL
+from rung.models.folder import read_generation_config
+from rung.models.hub import load_tokenizer, resolve
+from rung.pipelines.stage import check_context, held_out_places
+from rung.settings_reward import Reward
+
+Item = Pair | Example
+
+
+@dataclass(frozen=True)
+class RewardData:
+    items: Sequence[Any]  # Pair, or Example with marked tokens
+    sizes: list[int]  # per file
+    weights: list[float] | None
+
+    def take(self, places: Sequence[int], sizes: list[int]) -> RewardData:
+        return RewardData([self.items[i] for i in places], sizes, self.weights)
+
+
+def read_rewards(settings: Reward) -> tuple[RewardData, RewardData | None, str, list[str]]:
+    """Training rows, held-out rows, the digest of the training files, warnings."""
+    check_context(settings.model, settings.max_length)
+    data, digest, warnings = read(settings, settings.data)
+    if settings.eval_data:
+        held_out = read(settings, settings.eval_data)[0]
+        return data, replace(held_out, sizes=[len(held_out.items)], weights=None), digest, warnings
+    if not settings.eval_share:
+        return data, None, digest, warnings
+    inside, outside, sizes = held_out_places(data.sizes, settings.eval_share, settings.seed)
+    held_out = replace(data.take(outside, [len(outside)]), weights=None)
+    return data.take(inside, sizes), held_out, digest, warnings
+
+
+def read(settings: Reward, specs: tuple[str, ...]) -> tuple[RewardData, str, list[str]]:
+    options: dict[str, Any] = {
+        "tokenizer": load_tokenizer(settings.model),
+        "max_length": settings.max_length,
+        "overlong": settings.overlong,
+        "history_thinking": settings.history_thinking,
+        "generation_config": read_generation_config(resolve(settings.model)) or None,
+    }
+    if settings.kind == "outcome":
+        judged = load_feedback(specs, **options)
+        marked = [marked_at_its_end(each) for each in judged.feedback]
+        labels = "".join("01"[each.label] for each in judged.feedback)
+        return (
+            RewardData(marked, judged.sizes, judged.weights),
+            joint(judged.digest, labels),
+            one_sided(marked),
+        )
+    if settings.kind == "process":
+        steps = load_steps(specs, step_end=settings.step_end, **options)
+        return RewardData(steps.examples, steps.sizes, steps.weights), steps.digest, one_sided(steps.examples)
+    data = load_pairs(specs, **options)
+    margins = read_margins(specs)
+    pairs = [with_margin(pair, margins) for pair in data.pairs]
+    differing, sizes, dropped = without_equals(pairs, data.sizes)
+    warnings = [length_bias(differing).warning()]
+    if dropped:
+        warnings.append(
+            f"{dropped} pairs are equal token by token (cut to --max-length, or alike in tokens), and are left out"
+        )
+    digest = joint(data.digest, repr(sorted(margins.items()))) if margins else data.digest
+    return RewardData(differing, sizes, data.weights), digest, [each for each in warnings if each]
+
+
+def marked_at_its_end(judged: Feedback) -> Example:
+    """The label stands at the document's last token, where the score is read."""
+    example = judged.example
+    last = np.arange(len(example)) == len(example) - 1
+    return replace(
+        example, trained=last, columns={LABEL: np.where(last, float(judged.label), 0).astype("f4")}
+    )
+
+
+def one_sided(examples: Sequence[Example]) -> list[str]:
+    labels = np.concatenate([example.columns[LABEL][example.trained] for example in examples])
+    if (labels > 0.5).all() or (labels <= 0.5).all():
+        raise UserError(
+            f"All {len(labels):,} labels are {'good' if labels[0] > 0.5 else 'bad'}, so there is nothing to tell "
+            "apart. Add rows of the other kind."
+        )
+    share = float((labels > 0.5).mean())
+    return [f"{share:.1%} of the labels are good"] if not 0.05 < share < 0.95 else []
+
+
+def read_margins(specs: Sequence[str]) -> dict[str, float]:
+    """The `margin` of each row that has one, by its origin. All rows of the data have one, or none has."""
+    rows = [(row.get(MARGIN), origin) for spec in specs for row, origin in read_rows(spec)]
+    given = {origin: value for value, origin in rows if value is not None}
+    for origin, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise UserError(f"{origin}: margin is {value!r}; write a number from 0, or leave the column out.")
+    if given and len(given) < len(rows):
+        without = next(origin for value, origin in rows if value is None)
+        raise UserError(
+            f"{without}: has no margin, but {next(iter(given))} has one; give all rows one, or none."
+        )
+    return {origin: float(value) for origin, value in given.items()}
+
+
+def with_margin(pair: Pair, margins: dict[str, float]) -> Pair:
+    if not margins:
+        return pair
+    both = (pair.chosen, pair.rejected)
+    margin = margins[pair.chosen.origin]
+    return Pair(*(replace(e, columns={MARGIN: np.full(len(e), margin, np.float32)}) for e in both))
+
+
+def without_equals(pairs: Sequence[Pair], sizes: Sequence[int]) -> tuple[list[Pair], list[int], int]:
+    """Pairs whose documents differ, how many are left of each file, how many are gone."""
+    kept: list[Pair] = []
+    left, start = [], 0
+    for size in sizes:
+        differing = [p for p in pairs[start : start + size] if not same(p)]
+        kept, start = kept + differing, start + size
+        left.append(len(differing))
+    if not kept:
+        raise UserError("All pairs are equal token by token, so nothing is preferred. Raise --max-length.")
+    return kept, left, len(pairs) - len(kept)
+
+
+def same(pair: Pair) -> bool:
+    return np.array_equal(pair.chosen.token_ids, pair.rejected.token_ids)
+
+
+def joint(digest: str, more: str) -> str:
+    return hashlib.sha256(f"{digest} {more}".encode()).hexdigest()
