@@ -40,10 +40,20 @@ COMMANDS: dict[str, Command] = {
     "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
     "rft": Command("rft", "Rft", "main", "a model's own right answers as data for sft", "train"),
     "ssd": Command("rft", "Ssd", "main", "a model's own answers, unverified, as data for sft", "train"),
+    "distill": Command("distill", "Distill", "main", "learn a teacher's next-token distributions", "train"),
+    "distill-on-policy": Command(
+        "distill", "DistillOnPolicy", "on_policy", "the student writes, a teacher judges each token", "train"
+    ),
+    "cai": Command("cai", "Cai", "cai", "make SFT rows and pairs by critique and revision", "make data"),
+    "rlaif": Command("cai", "Rlaif", "rlaif", "make pairs that a judge has labelled", "make data"),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
     "generate": Command("generate", "Generate", "main", "complete prompts", "use a model"),
     "serve": Command("serve", "Serve", "main", "serve a model to OpenAI's clients", "use a model"),
     "fetch": Command("fetch", "Fetch", "main", "put a model into the cache", "use a model"),
+    "merge": Command("merge", "Merge", "main", "average or combine models of one start", "use a model"),
+    "merge sweep": Command(
+        "merge", "MergeSweep", "sweep", "gain against forgetting between two models", "use a model"
+    ),
     "merge-adapter": Command(
         "merge_adapter", "MergeAdapter", "main", "fold a LoRA adapter into its base", "use a model"
     ),
@@ -80,6 +90,13 @@ COMMANDS: dict[str, Command] = {
         "rollouts", "Rollouts", "main", "what a run's model wrote, and what it got for it", "runs"
     ),
     "diagnose": Command("diagnose", "Diagnose", "main", "what went wrong in a run, and what to do", "runs"),
+    "pipeline run": Command("pipeline", "PipelineRun", "run", "run a recipe of several stages", "pipelines"),
+    "pipeline plan": Command(
+        "pipeline", "PipelinePlan", "plan", "what a recipe would do, in memory and time", "pipelines"
+    ),
+    "pipeline report": Command(
+        "pipeline", "PipelineReport", "report", "one HTML page over a pipeline", "pipelines"
+    ),
     "study puzzles": Command(
         "study", "StudyPuzzles", "puzzles", "pass@k on twenty puzzles, language by language", "measure"
     ),
@@ -89,11 +106,4 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("doctor", "Doctor", "main", "what this machine and installation can do", "tools"),
     "bench": Command("bench", "Bench", "main", "measure rung, also against its peers", "tools"),
     "config explain": Command("config", "ConfigExplain", "explain", "what a key means", "tools"),
-    "pipeline run": Command("pipeline", "PipelineRun", "run", "run a recipe of several stages", "pipelines"),
-    "pipeline plan": Command(
-        "pipeline", "PipelinePlan", "plan", "what a recipe would do, in memory and time", "pipelines"
-    ),
-    "pipeline report": Command(
-        "pipeline", "PipelineReport", "report", "one HTML page over a pipeline", "pipelines"
-    ),
 }

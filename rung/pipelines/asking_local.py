@@ -78,11 +78,14 @@ class LocalModel:
                 list(question.messages), add_generation_prompt=True, return_dict=False
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            ended(which, Unanswered(f"the chat template refuses the question: {error}"))
+            ended(which, Unanswered(f"the chat template refuses the question: {error}", again=False))
             return
         context = self.model.config.context
         if len(ids) >= context:
-            ended(which, Unanswered(f"the question has {len(ids)} tokens, and the model reads {context}"))
+            ended(
+                which,
+                Unanswered(f"the question has {len(ids)} tokens, and the model reads {context}", again=False),
+            )
             return
         sampling = Sampling(
             min(question.max_tokens, context - len(ids)),

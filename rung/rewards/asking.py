@@ -16,12 +16,13 @@ import hashlib
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rung.errors import UserError
+from rung.errors import RunStopped, UserError
 
 Message = Mapping[str, Any]
 
@@ -51,6 +52,9 @@ class Unanswered:
     """Nobody's answer: the model was away, too slow, refused, or the budget is spent."""
 
     reason: str
+    again: bool = (
+        True  # whether asking another time may help: not where the question itself cannot be answered
+    )
 
 
 Answered = Reply | Unanswered
@@ -87,6 +91,7 @@ class Ledger:
         self.replies: dict[str, Reply] = {}
         self.tokens = self.started = self.offset = 0
         self.asked = 0  # by this process
+        self.lost: Counter[str] = Counter()  # reasons of what is unanswered and may be answered another time
         self.lock = threading.Lock()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +120,20 @@ class Ledger:
 
         if order:
             self.model.answer([questions[i] for i in order], ended, self._refuse)
+        self.lost.update(each.reason for each in missing.values() if each.again)
         lost = Unanswered("the model ended without an answer")
         return [self.replies.get(key) or missing.get(key, lost) for key in keys]
+
+    def require_all(self) -> None:
+        """Stop the run where asking again may help: no row is dropped for a server's trouble or a spent budget."""
+        if self.lost:
+            kept = (
+                f" What came is kept in {self.file}; the same command goes on from there."
+                if self.file
+                else ""
+            )
+            reason, _ = self.lost.most_common(1)[0]
+            raise RunStopped(f"{self.lost.total():,} answers did not come ({reason}).{kept}", 1)
 
     def _refuse(self) -> str:
         with self.lock:

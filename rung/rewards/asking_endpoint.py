@@ -97,7 +97,7 @@ class EndpointModel:
             found = self.endpoint.ask("/chat/completions", asked)
         except Refused as error:
             if error.status in OF_THIS_QUESTION:
-                return Unanswered(f"the judge refused the question: {error}")
+                return Unanswered(f"the server refused the question: {error}", again=False)
             raise UserError(
                 f"{self.endpoint.url} refuses what it is asked as {self.endpoint.model}: {error}"
             ) from error
@@ -117,7 +117,7 @@ def reply_of(found: dict[str, Any], question: Question) -> Answered:
             listed = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
         likeliest = [(str(each["token"]), float(each["logprob"])) for each in listed]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return Unanswered(f"the server's answer is none ({error!r}): {str(found)[:200]}")
+        return Unanswered(f"the server's answer is none ({error!r}): {str(found)[:200]}", again=False)
     finish = "length" if choice.get("finish_reason") == "length" else "stop"
     return Reply(text, read, written, finish, logprobs_of_options(question.options, likeliest))
 

@@ -169,7 +169,7 @@ def test_answers_under_way_are_kept_and_one_failure_among_many_is_alone():
         found = Ledger(of_server(state, 4)).ask([ask(str(i)) for i in range(12)])
     assert sum(isinstance(r, Reply) for r in found) == 11
     assert [r.reason for r in found if isinstance(r, Unanswered)] == [
-        'the judge refused the question: HTTP 400: {"error": {"message": "status 400"}}'
+        'the server refused the question: HTTP 400: {"error": {"message": "status 400"}}'
     ]
 
 
