@@ -19,10 +19,9 @@ def show(about: str, places: Sequence[Place]) -> int:
 
 
 def happens(place: Place) -> str:
-    return {
-        "done": "done" + other_code(place),
-        "finish": "done",
-        "resume": f"goes on from {checkpoint.name}" if (checkpoint := place.checkpoint()) else "",
-        "repeat": "goes on",
-        "run": "runs",
-    }[place.way()]
+    way = place.way()
+    if way in ("resume", "repeat"):
+        run = place.begun()
+        latest = run.latest() if run else None
+        return f"goes on from {latest.name}" if latest else "goes on"
+    return {"done": "done" + other_code(place), "finish": "done", "run": "runs"}[way]

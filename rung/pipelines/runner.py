@@ -17,6 +17,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -33,6 +34,7 @@ from rung.config import save
 from rung.errors import RunStopped, UserError
 from rung.eval.results import code_identity
 from rung.pipelines.recipe_file import Recipe, Stage
+from rung.pipelines.recipe_yaml import REFERENCE
 from rung.pipelines.stage_key import Digests, Identity, identity
 from rung.run import Run, write_atomically
 
@@ -40,6 +42,7 @@ REPEATED = ("eval",)  # goes on from what it has when it is called again as befo
 PR_SET_PDEATHSIG = 1
 
 State = Literal["new", "running", "stopped", "failed", "finished"]
+Way = Literal["done", "finish", "resume", "repeat", "run"]
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,21 @@ class Place:
         writes = self.stage.file or self.stage.kind is None or self.stage.has("out")
         return self.record()["state"] == "finished" and (not writes or self.output.exists())
 
-    def checkpoint(self) -> Path | None:
-        """Where an interrupted training can go on."""
+    def begun(self) -> Run | None:
+        """What a command that resumes has left behind: a training needs a checkpoint, the others their run folder."""
         if not self.stage.has("resume") or not (self.folder / "config.json").is_file():
             return None
-        return Run(self.folder).latest()
+        run = Run(self.folder)
+        return run if run.latest() is not None or not self.stage.has("optimizer.learning_rate") else None
 
-    def way(self) -> Literal["done", "finish", "resume", "repeat", "run"]:
+    def way(self) -> Way:
         """What running the recipe does with this stage."""
         if self.done():
             return "done"
-        if self.checkpoint() is not None:
+        run = self.begun()
+        if run is not None:
             # Killed between its last word and our record: the command itself says that it is through.
-            return "finish" if Run(self.folder).status()["state"] == "finished" else "resume"
+            return "finish" if run.status()["state"] == "finished" else "resume"
         partly = self.stage.command in REPEATED and self.folder.exists()
         return "repeat" if partly else "run"
 
@@ -127,7 +132,7 @@ def run_recipe(recipe: Recipe, root: Path, command_line: str) -> list[Place]:
 def run_stage_process(place: Place, places: Sequence[Place], way: str, head: str, command_line: str) -> None:
     require_inputs(place, places)
     words = prepare(place, places, way)
-    how = {"resume": f"goes on from {place.checkpoint()}", "repeat": "goes on", "run": "starts"}[way]
+    how = "starts" if way == "run" else "goes on"
     say(f"{head}: {how}   {shlex.join(words)}")
     before, began = float(place.record()["seconds"]), time.monotonic()
     write_record(place, "running", seconds=before)
@@ -191,16 +196,29 @@ def reference_in(places: Sequence[Place]):
 def require_inputs(place: Place, places: Sequence[Place]) -> None:
     """What the stage reads must be there, and hold something: nothing is trained on nothing."""
     put = reference_in(places)
-    for name, member, where in place.stage.references():
-        path = Path(put(name, member))
-        if not path.exists():
-            raise UserError(f"{where}: {place.stage.name} reads {path}, and the stage {name} has left no such thing. "
-                            f"Look at what {name} wrote, or remove {path.parent} to run it anew.")  # fmt: skip
-        if path.is_file() and not path.read_bytes()[:65536].strip():
-            raise UserError(
-                f"{where}: {place.stage.name} reads {path}, and it has 0 rows: the stage {name} let nothing through. "
-                f"Loosen {name}, or give it more to work on; an empty set trains nothing."
-            )
+    for key, given in place.stage.given.items():
+        words = place.stage.words(put)[key] or []
+        for asked, word in zip(given.words or [], words, strict=True):
+            for inside in REFERENCE.findall(asked):
+                name, member = inside.split(".")
+                require(place.stage.name, name, file_in(word, put(name, member)), given.place)
+
+
+def file_in(word: str, path: str) -> Path:
+    """The file that a word names below a stage's output: `OUTPUT/rows.jsonl:0.5` is OUTPUT/rows.jsonl."""
+    after = word[word.index(path) + len(path) :]
+    return Path(path + re.split(r"[:?#,=&]", after)[0])
+
+
+def require(reader: str, writer: str, path: Path, where: str) -> None:
+    if not path.exists():
+        raise UserError(f"{where}: {reader} reads {path}, and the stage {writer} has left no such thing. "
+                        f"Look at what it wrote; to run it anew, remove its folder.")  # fmt: skip
+    if path.is_file() and not path.read_bytes()[:65536].strip():
+        raise UserError(
+            f"{where}: {reader} reads {path}, and it has 0 rows: the stage {writer} let nothing through. "
+            f"Loosen {writer}, or give it more to work on; an empty set trains nothing."
+        )
 
 
 # ---- processes ----

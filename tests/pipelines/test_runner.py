@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -69,8 +69,21 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Rate:
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
 class Train:
     data: tuple[str, ...] = ()
+    out: str = ""
+    resume: str = ""
+    optimizer: Rate = field(default_factory=Rate)
+
+
+@dataclass(frozen=True)
+class Sample:
+    env: str = ""
     out: str = ""
     resume: str = ""
 
@@ -82,7 +95,7 @@ class Eval:
 
 
 def settings_of(name: str) -> type:
-    return {"train": Train, "eval": Eval}[name]
+    return {"train": Train, "eval": Eval, "sample": Sample}[name]
 
 
 @pytest.fixture
@@ -155,6 +168,12 @@ def test_nothing_is_trained_on_an_empty_file(tmp_path):
     )
     case = Case(tmp_path, text, script="print()")
     with pytest.raises(UserError, match=r"b reads .*rows.jsonl, and it has 0 rows: the stage a let nothing"):
+        case.run()
+
+
+def test_a_file_in_a_stages_folder_is_looked_for_without_its_weight(tmp_path):
+    case = Case(tmp_path, CHAIN.replace("${a.folder}/text", "${a.folder}/txt:0.5"))
+    with pytest.raises(UserError, match=r"b reads .*/txt, and the stage a has left no such"):
         case.run()
 
 
@@ -263,7 +282,7 @@ def test_kill_9_leaves_nobody_working_and_the_same_again_starts_clean(tmp_path):
 def command_case(tmp_path, command: str):
     case = Case(
         tmp_path,
-        f"stages: {{a: {{command: {command}, with: {{{'env' if command == 'eval' else 'data'}: x}}}}}}",
+        f"stages: {{a: {{command: {command}, with: {{{'data' if command == 'train' else 'env'}: x}}}}}}",
     )
     return case, case.places()["a"]
 
@@ -284,6 +303,13 @@ def test_a_training_with_a_checkpoint_is_resumed_and_one_without_begins_anew(tmp
     assert prepare(place, [place], "resume") == ["rung", "train", "--resume", str(place.folder)]
     run.finish()
     assert place.way() == "finish"  # the command is through, and the runner was killed before it wrote so
+
+
+def test_a_command_that_resumes_without_checkpoints_is_resumed_from_its_folder(tmp_path):
+    _, place = command_case(tmp_path, "sample")
+    assert place.way() == "run"
+    Run.create(place.folder, {}).stop("asked to")
+    assert place.way() == "resume"
 
 
 def test_an_evaluation_goes_on_from_its_answers(tmp_path):
@@ -329,7 +355,7 @@ def test_killed_in_every_stage_the_models_are_bit_for_bit_those_of_an_undisturbe
     }  # fmt: skip
     for stage, sign in begun.items():
         runner = subprocess.Popen([*words, str(root)], env=environment)
-        wait_for(lambda sign=sign: any(path.stat().st_size for path in root.glob(sign)), 120)
+        wait_for(lambda sign=sign: any(path.stat().st_size for path in root.glob(sign)), 900)
         runner.kill()
         runner.wait()
         state = json.loads(next((root / "pipeline").glob(f"{stage}-*.json")).read_text())["state"]
