@@ -180,7 +180,7 @@ def test_a_file_in_a_stages_folder_is_looked_for_without_its_weight(tmp_path):
 def test_an_input_that_an_earlier_stage_did_not_leave_is_said(tmp_path):
     case = Case(tmp_path, CHAIN.replace("${a.folder}", "${a.rollouts}"))
     with pytest.raises(
-        UserError, match=r"recipe.yaml:4: b reads .*rollouts, and the stage a has left no such"
+        UserError, match=r"recipe.yaml:4: b reads .*rollouts/text, and the stage a has left no such"
     ):
         case.run()
 
