@@ -38,7 +38,7 @@ from rung.pipelines.recipe_yaml import REFERENCE
 from rung.pipelines.stage_key import Digests, Identity, identity
 from rung.run import Run, write_atomically
 
-REPEATED = ("eval",)  # goes on from what it has when it is called again as before
+REPEATED = ("eval",)  # goes on from what it has when it is called again as before, by the same source
 PR_SET_PDEATHSIG = 1
 
 State = Literal["new", "running", "stopped", "failed", "finished"]
@@ -94,7 +94,7 @@ class Place:
             # Killed between its last word and our record: the command itself says that it is through.
             return "finish" if run.status()["state"] == "finished" else "resume"
         partly = self.stage.command in REPEATED and self.folder.exists()
-        return "repeat" if partly else "run"
+        return "repeat" if partly and same_code(self) else "run"
 
 
 def located(recipe: Recipe, root: Path, digests: Digests) -> list[Place]:
@@ -330,10 +330,13 @@ def write_manifest(recipe: Recipe, root: Path, places: Sequence[Place], command_
     write_atomically(root / "pipeline.json", json.dumps(manifest, indent=2) + "\n")
 
 
+def same_code(place: Place) -> bool:
+    return place.record().get("code") == code_identity()["digest"]
+
+
 def other_code(place: Place) -> str:
     """A remark where rung's source has changed since: the result stands, and may not be what it would be now."""
-    same = place.record().get("code") == code_identity()["digest"]
-    return "" if same else " (by rung's source as it was then)"
+    return "" if same_code(place) else " (by rung's source as it was then)"
 
 
 def say(text: str) -> None:

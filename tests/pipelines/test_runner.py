@@ -17,7 +17,7 @@ import pytest
 
 from rung.errors import RunStopped, UserError
 from rung.pipelines.recipe_file import read_recipe
-from rung.pipelines.runner import located, prepare, run_recipe
+from rung.pipelines.runner import located, prepare, run_recipe, write_record
 from rung.pipelines.stage_key import Digests
 from rung.run import Run
 
@@ -316,7 +316,12 @@ def test_an_evaluation_goes_on_from_its_answers(tmp_path):
     case, place = command_case(tmp_path, "eval")
     (place.folder / "model.partial").mkdir(parents=True)
     (case.root / "pipeline").mkdir()
+    write_record(place, "running")
     assert place.way() == "repeat"
+    record = place.record()
+    place.record_file.write_text(json.dumps(record | {"code": "another"}))
+    assert place.way() == "run"  # answers of two sources do not mix
+    write_record(place, "running")
     words = prepare(place, [place], "repeat")
     assert words[:3] == ["rung", "eval", "--config"] and (place.folder / "model.partial").exists()
     assert f"out: {place.folder}" in Path(words[3]).read_text()
