@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "kto": Command("preference", "Kto", "main", "train on thumbs up and down", "train"),
     "reward": Command("reward", "Reward", "main", "train a reward model of pairs or judged answers", "train"),
+    "ppo": Command("ppo", "Ppo", "main", "learn from rewards with a critic", "train"),
     "rl": Command("rl", "Rl", "main", "learn from verifiable rewards", "train"),
     "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
     "rft": Command("rft", "Rft", "main", "a model's own right answers as data for sft", "train"),
@@ -58,6 +59,7 @@ COMMANDS: dict[str, Command] = {
         "merge_adapter", "MergeAdapter", "main", "fold a LoRA adapter into its base", "use a model"
     ),
     "eval": Command("evaluate", "Eval", "main", "measure models on test tasks, with intervals", "measure"),
+    "score": Command("score", "Score", "main", "a reward model's scores on rows; keep the best", "measure"),
     "eval show": Command(
         "evaluations", "EvalShow", "show", "a result again, or one of its samples", "measure"
     ),
@@ -67,6 +69,7 @@ COMMANDS: dict[str, Command] = {
     "eval diff": Command(
         "evaluations", "EvalDiff", "diff", "the first thing in which two results differ", "measure"
     ),
+    "eval winrate": Command("evaluate_winrate", "EvalWinrate", "winrate", "win rates and Elo by a judge", "measure"),
     "eval text": Command("evaluate_text", "EvalText", "text", "perplexity of text, KL to a base", "measure"),
     "eval contamination": Command(
         "evaluate_text",
