@@ -55,7 +55,8 @@ def load_checkpoint(path: Path, state: State) -> None:
     trainer = path / "trainer"
     rest: dict[str, Any] = json.loads((trainer / "state.json").read_text())
     if (trainer / "masters.safetensors").exists():
-        state.masters.load(load_file(trainer / "masters.safetensors"))
+        # A float32 weight of a mixed model is its own master: it came with the model, and no file repeats it.
+        state.masters.load({**state.masters.weights, **load_file(trainer / "masters.safetensors")})
     if (trainer / "average.safetensors").exists():
         state.average.weights = load_file(trainer / "average.safetensors")
     state.stepper.load(torch.load(trainer / "optimizer.pt", weights_only=True))

@@ -74,7 +74,7 @@ class Rl:
     env: str = ""
     """What is played: arithmetic, countdown, reasoning-gym/NAME, gsm8k:PATH, rows:PATH, FILE.py:function, a mixture."""
     reward: str = ""
-    """A reward of your own instead of the environment's: FILE.py:function, or a judge file, FILE.yaml."""
+    """Instead of the environment's reward: FILE.py:function, a judge file, FILE.yaml, or rm:FOLDER, a reward model."""
     method: RecipeName = "grpo"
     """The recipe: which credit, which loss, which defaults."""
     model: str = "smollm2-135m"

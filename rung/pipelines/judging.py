@@ -43,7 +43,11 @@ def open_judge(settings: Judging, file: Path | None, command: str) -> Ledger:
 
 
 def reward_named(spec: str) -> Reward:
-    """`--reward`: a judge file (.yaml), or a function of the user's, FILE.py:function."""
+    """`--reward`: a judge file (.yaml), reward models (rm:FOLDER), or a function of the user's, FILE.py:function."""
+    if spec.startswith("rm:"):
+        from rung.pipelines.scoring import reward_of_models
+
+        return reward_of_models(spec)
     if spec.endswith((".yaml", ".yml")):
         return reward_of_file(Path(spec))
     return load_reward(spec)
