@@ -60,6 +60,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "eval": Command("evaluate", "Eval", "main", "measure models on test tasks, with intervals", "measure"),
     "score": Command("score", "Score", "main", "a reward model's scores on rows; keep the best", "measure"),
+    "bestofn": Command("bestofn", "BestOfN", "main", "let a reward model choose among n answers", "measure"),
     "eval show": Command(
         "evaluations", "EvalShow", "show", "a result again, or one of its samples", "measure"
     ),
@@ -84,6 +85,7 @@ COMMANDS: dict[str, Command] = {
         "envs", "EnvsList", "list_environments", "environments to train and test on", "data"
     ),
     "envs show": Command("envs", "EnvsShow", "show", "a task, its prompt, how answers are graded", "data"),
+    "data filter": Command("data_filter", "DataFilter", "main", "keep what is worth training on", "data"),
     "data ches": Command("ches", "DataChes", "main", "pairs that would make DPO lower both answers", "data"),
     "runs list": Command("runs", "RunsList", "list_runs", "the runs in a folder", "runs"),
     "runs show": Command("runs", "RunsShow", "show", "one run: state, metrics, what they mean", "runs"),
