@@ -54,7 +54,7 @@ def read_generation_config(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Every tensor of the folder, floating ones in `dtype` if given."""
-    return {name: _fetch(file, name, dtype) for name, (file, _) in _headers(path).items()}
+    return {name: _fetch(file, name, dtype) for name, (file, _) in tensor_headers(path).items()}
 
 
 def load_into(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
@@ -62,7 +62,7 @@ def load_into(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -
 
     All that does not fit is told in one error, before anything is assigned.
     """
-    headers = _headers(path)
+    headers = tensor_headers(path)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     extra = [name for name in headers if name not in wanted and not DERIVED.search(name)]
     if HEAD in extra and EMBEDDING in wanted:
@@ -178,7 +178,7 @@ def special_tokens(config: Mapping[str, Any], tokenizer: Any = None) -> dict[str
 Headers = dict[str, tuple[Path, tuple[int, ...]]]  # tensor name -> the file it is in, its shape
 
 
-def _headers(path: Path) -> Headers:
+def tensor_headers(path: Path) -> Headers:
     """Where every tensor is, from the headers of all files; nothing is read beyond them."""
     index = _read_json(path, INDEX)
     if index is None:
