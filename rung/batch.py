@@ -22,6 +22,7 @@ token than its name:
     old_logprob         log-prob under the policy at the start of the round of updates
     reference_logprob   log-prob under the frozen reference
     weight              a factor on the token's loss; 0 leaves it out
+    teacher_document    which document of the teacher's cache this is, the same for all its tokens
 """
 
 from __future__ import annotations
@@ -239,6 +240,7 @@ class TokenScores:
     entropy_M: Tensor | None = None  # float32, nats
     top_logprobs_Mk: Tensor | None = None
     top_ids_Mk: Tensor | None = None
+    divergence_M: Tensor | None = None  # float32, nats, from the teacher's next-token distribution
     auxiliary: dict[str, Tensor] = field(default_factory=dict)  # router losses of a mixture of experts
 
 

@@ -58,6 +58,12 @@ METRICS: dict[str, Metric] = {
     "label_accuracy": Metric("labels on the right side of one half", "share", 0.3, 1, "higher"),
     "eval_label_accuracy": Metric("label_accuracy on held-out rows", "share", 0.3, 1, "higher"),
     "positive_labels": Metric("mean of the labels", "share", 0.02, 0.98),
+    # distillation
+    "teacher_divergence": Metric(
+        "divergence of the student from its teacher, per token", "nats", 0, 10, "lower"
+    ),
+    "text_nll": Metric("-log p of the text the two are compared on, per token", "nats", 0, 10),
+    "eval_teacher_divergence": Metric("teacher_divergence on held-out rows", "nats", 0, 10, "lower"),
     # how it moves
     "grad_norm": Metric("norm of the whole gradient before clipping", "", low=1e-6, high=100),
     "learning_rate": Metric("learning rate of this step", "", low=0, high=0.1),

@@ -16,6 +16,7 @@ ROOMS = {
     **dict.fromkeys(["errors", "batch", "settings", "settings_preference", "settings_rl", "schema"], 0),
     **dict.fromkeys(["settings_self_training"], 0),
     **dict.fromkeys(["settings_reward"], 0),
+    **dict.fromkeys(["settings_distill"], 0),
     **dict.fromkeys(["keys", "config", "metrics", "run", "progress", "endpoint", "settings_judge"], 0),
     **dict.fromkeys(["trackers", "publish", "machine", "memory", "interrupt", "dist"], 0),
     **dict.fromkeys(["kernels", "methods", "advantages", "merge", "optimizer", "sandbox"], 1),

@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "cai": Command("cai", "Cai", "cai", "make SFT rows and pairs by critique and revision", "make data"),
     "rlaif": Command("cai", "Rlaif", "rlaif", "make pairs that a judge has labelled", "make data"),
+    "distill": Command("distill", "Distill", "main", "learn a teacher's next-token distributions", "train"),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
     "generate": Command("generate", "Generate", "main", "complete prompts", "use a model"),
     "serve": Command("serve", "Serve", "main", "serve a model to OpenAI's clients", "use a model"),

@@ -45,7 +45,7 @@ class Live:
 
 @dataclass(frozen=True)
 class TopK:
-    """What is kept of a teacher, at the temperature it will be used with. An id of -1 fills up a short row."""
+    """What is kept of a teacher, at the temperature it will be used with. -1 fills up a short row, never its first place."""
 
     ids_Nk: Tensor  # int64
     logprobs_Nk: Tensor
@@ -261,6 +261,8 @@ def _check(hidden_ND: Tensor, head: Head, targets_N: Tensor, teacher: Live | Top
             )
     else:
         theirs = len(teacher.ids_Nk)
+        if theirs and int(teacher.ids_Nk[:, 0].min()) < 0:
+            raise ValueError("a row of the teacher names no token at all; give at least one")
         if teacher.ids_Nk.numel() and int(teacher.ids_Nk.max()) >= vocabulary:
             raise ValueError(
                 f"the teacher names token {int(teacher.ids_Nk.max())}, the student's head has {vocabulary} rows"

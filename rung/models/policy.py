@@ -7,6 +7,7 @@ reach the head, so prompts cost nothing there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -38,18 +39,13 @@ def score(
     tokens or sequences, each weighed by `credit_M` where that is given, saves one matrix product by saying so
     (see `linear_logprob`).
     """
-    documents = Documents(batch.lengths, batch.parents, model.batch_invariant)
-    hidden = model(batch.token_ids_N, batch.positions_N, documents, perturb)
-    sites_M, tokens_M = prediction_sites(batch)
-    lengths_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device)
-    document_N = torch.repeat_interleave(torch.arange(len(batch), device=lengths_B.device), lengths_B)
-    document_M = document_N[tokens_M]
+    sites = trained_sites(model, batch, perturb)
+    states_MD, targets_M, document_M = sites.states_MD, sites.targets_M, sites.document_M
     guess_M = None
     if mean_over:
         trained_B = torch.bincount(document_M, minlength=len(batch))
         guess_M = 1.0 / (trained_B if mean_over == "sequence" else trained_B.clamp(max=1))[document_M]
         guess_M = guess_M if credit_M is None else guess_M * credit_M
-    states_MD, targets_M = hidden.states_ND[sites_M], batch.token_ids_N[tokens_M]
     if model.batch_invariant:
         states_MD, targets_M, guess_M = pad_rows(states_MD), pad_rows(targets_M), None
     out = linear_logprob(
@@ -64,16 +60,38 @@ def score(
         head_float32=head_float32,
         guess_N=guess_M,
     )
+    parts = (out.logprob_N, out.entropy_N, out.top_logprobs_Nk, out.top_ids_Nk)
+    logprob_M, entropy_M, top_logprobs_Mk, top_ids_Mk = (
+        p if p is None else p[: len(document_M)] for p in parts
+    )
+    assert logprob_M is not None
+    return TokenScores(
+        logprob_M, document_M, entropy_M, top_logprobs_Mk, top_ids_Mk, auxiliary=sites.auxiliary
+    )
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What predicts the trained tokens of a batch, in order, and what it should have predicted."""
+
+    states_MD: Tensor
+    targets_M: Tensor
+    document_M: Tensor
+    auxiliary: dict[str, Tensor]  # router losses of a mixture of experts
+
+
+def trained_sites(model: Model, batch: Batch, perturb: Callable[[Tensor], Tensor] | None = None) -> Sites:
+    """The hidden states that predict the trained tokens: all a loss needs of the model but its head."""
+    documents = Documents(batch.lengths, batch.parents, model.batch_invariant)
+    hidden = model(batch.token_ids_N, batch.positions_N, documents, perturb)
+    sites_M, tokens_M = prediction_sites(batch)
+    lengths_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device)
+    document_N = torch.repeat_interleave(torch.arange(len(batch), device=lengths_B.device), lengths_B)
     auxiliary = {}
     if hidden.router_logits:
         top_k = next(experts.top_k for experts in model.config.experts if experts is not None)
         auxiliary = router_losses(hidden.router_logits, top_k)
-    parts = (out.logprob_N, out.entropy_N, out.top_logprobs_Nk, out.top_ids_Nk)
-    logprob_M, entropy_M, top_logprobs_Mk, top_ids_Mk = (
-        p if p is None else p[: len(tokens_M)] for p in parts
-    )
-    assert logprob_M is not None
-    return TokenScores(logprob_M, document_M, entropy_M, top_logprobs_Mk, top_ids_Mk, auxiliary)
+    return Sites(hidden.states_ND[sites_M], batch.token_ids_N[tokens_M], document_N[tokens_M], auxiliary)
 
 
 def neftune(alpha: float, lengths: tuple[int, ...]) -> Callable[[Tensor], Tensor]:

@@ -34,9 +34,9 @@ from rung.train import Method, Metrics, Scorer
 def sft(settings: Sft) -> Path:
     """Train and return the run folder. Continues the run where `settings.resume` names one."""
     stage = open_stage("sft", settings)
-    data, held_out = _data(settings)
+    data, held_out = read_data(settings)
     subject, state = load_stage(stage)
-    source = _source(settings, data, subject)
+    source = source_of(settings, data, subject)
     method = partial(nll, **to_dict(settings.method))
     evaluate = partial(_evaluate, subject, held_out, method, settings) if held_out else None
     config = {
@@ -52,13 +52,13 @@ def sft(settings: Sft) -> Path:
         method,
         steps=settings.steps or source.steps(),
         config=config,
-        lines=_lines(settings, source, settings.steps or source.steps()),
-        mean_context=_mean_context(source),
+        lines=lines_of(settings, source, settings.steps or source.steps()),
+        mean_context=mean_context(source),
         evaluate=evaluate,
     )
 
 
-def _data(settings: Sft) -> tuple[Demonstrations, list[Example]]:
+def read_data(settings: Sft) -> tuple[Demonstrations, list[Example]]:
     """Training examples, and held-out ones from files of their own or split off the end of a fixed shuffle."""
     check_context(settings.model, settings.max_length)
     read = partial(
@@ -79,7 +79,7 @@ def _data(settings: Sft) -> tuple[Demonstrations, list[Example]]:
     return train, [data.examples[i] for i in held_out]
 
 
-def _source(settings: Sft, data: Demonstrations, subject: Subject) -> DemonstrationSource:
+def source_of(settings: Sft, data: Demonstrations, subject: Subject) -> DemonstrationSource:
     return DemonstrationSource(
         data.examples,
         data.sizes,
@@ -126,12 +126,12 @@ def _normalize(settings: Sft) -> Any:
     return method.normalize
 
 
-def _mean_context(source: DemonstrationSource) -> float:
+def mean_context(source: DemonstrationSource) -> float:
     """How long the document of an average token is, for counting attention's arithmetic."""
     return float((source.lengths.astype(float) ** 2).sum() / source.lengths.sum())
 
 
-def _lines(settings: Sft, source: DemonstrationSource, steps: int) -> list[tuple[str, str]]:
+def lines_of(settings: Sft, source: DemonstrationSource, steps: int) -> list[tuple[str, str]]:
     """What this run will do, in numbers, before it does it."""
     budget = (
         f"{settings.step_documents} documents"

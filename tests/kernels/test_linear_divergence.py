@@ -270,6 +270,10 @@ def test_what_does_not_fit_is_refused():
     outside = TopK(kept.ids_Nk * 0 + 11, kept.logprobs_Nk, kept.tail_N)
     with pytest.raises(ValueError, match="names token 11"):
         linear_divergence(hidden, head, targets, outside, Measure())
+    with pytest.raises(ValueError, match="names no token at all"):
+        linear_divergence(
+            hidden, head, targets, TopK(kept.ids_Nk * 0 - 1, kept.logprobs_Nk, kept.tail_N), Measure()
+        )
     with pytest.raises(ValueError, match="7 hidden states, 6 targets"):
         linear_divergence(hidden, head, targets[:-1], teacher, Measure())
     with pytest.raises(ValueError, match="k is 12"):
