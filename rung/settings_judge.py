@@ -9,15 +9,9 @@ from rung.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging:
-    """The judge: an OpenAI-compatible server or a model on this machine."""
+class Asking:
+    """How a model is asked, and what it may cost."""
 
-    judge: str = ""
-    """Who judges: the http address of an OpenAI-compatible server, or a model as every command takes it."""
-    judge_name: str = ""
-    """The judge's name at its server; not needed where that serves one model."""
-    judge_tokens: int = 512
-    """Longest answer of the judge."""
     concurrency: int = 8
     """Requests to a server, or answers sampled here, at once."""
     timeout: float = 120.0
@@ -30,13 +24,30 @@ class Judging:
     """Tokens, read and written, that may ever be used, counted in the same way; 0 is no limit."""
 
     def __post_init__(self) -> None:
-        for name in ("judge_tokens", "concurrency", "timeout", "patience"):
+        for name in ("concurrency", "timeout", "patience"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; write a number above 0.")
         if self.calls < 0 or self.tokens < 0:
             raise UserError(
                 f"calls is {self.calls} and tokens is {self.tokens}; write 0 for no limit, or how many."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging(Asking):
+    """The judge: an OpenAI-compatible server or a model on this machine."""
+
+    judge: str = ""
+    """Who judges: the http address of an OpenAI-compatible server, or a model as every command takes it."""
+    judge_name: str = ""
+    """The judge's name at its server; not needed where that serves one model."""
+    judge_tokens: int = 512
+    """Longest answer of the judge."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.judge_tokens < 1:
+            raise UserError(f"judge_tokens is {self.judge_tokens}; write 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

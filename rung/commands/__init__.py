@@ -47,7 +47,6 @@ COMMANDS: dict[str, Command] = {
     ),
     "cai": Command("cai", "Cai", "cai", "make SFT rows and pairs by critique and revision", "make data"),
     "rlaif": Command("cai", "Rlaif", "rlaif", "make pairs that a judge has labelled", "make data"),
-    "distill": Command("distill", "Distill", "main", "learn a teacher's next-token distributions", "train"),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
     "generate": Command("generate", "Generate", "main", "complete prompts", "use a model"),
     "serve": Command("serve", "Serve", "main", "serve a model to OpenAI's clients", "use a model"),
@@ -86,7 +85,11 @@ COMMANDS: dict[str, Command] = {
         "envs", "EnvsList", "list_environments", "environments to train and test on", "data"
     ),
     "envs show": Command("envs", "EnvsShow", "show", "a task, its prompt, how answers are graded", "data"),
+    "data generate": Command(
+        "data_generate", "DataGenerate", "main", "tasks and answers from a few seed tasks", "data"
+    ),
     "data filter": Command("data_filter", "DataFilter", "main", "keep what is worth training on", "data"),
+    "data steps": Command("steps", "DataSteps", "main", "label the steps of solutions by completing them", "data"),
     "data ches": Command("ches", "DataChes", "main", "pairs that would make DPO lower both answers", "data"),
     "runs list": Command("runs", "RunsList", "list_runs", "the runs in a folder", "runs"),
     "runs show": Command("runs", "RunsShow", "show", "one run: state, metrics, what they mean", "runs"),

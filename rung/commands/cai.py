@@ -125,15 +125,15 @@ def refuse_existing(file: Path) -> None:
 
 def ledgers(settings: Writing, stem: Path) -> tuple[Ledger, Ledger]:
     """The writer's and the critic's, which are one where the model is its own critic."""
-    from dataclasses import replace
-
     from rung.pipelines.judging import open_ledger
 
     kept = Path(f"{stem}.calls.jsonl")
-    writer = open_ledger(settings.model, replace(settings, judge_name=settings.model_name), kept)
+    writer = open_ledger(settings.model, settings, kept, settings.model_name)
     if settings.judge in ("", settings.model) and settings.judge_name in ("", settings.model_name):
         return writer, writer
-    return writer, open_ledger(settings.judge, settings, Path(f"{stem}.judge.jsonl"))
+    return writer, open_ledger(
+        settings.judge or settings.model, settings, Path(f"{stem}.judge.jsonl"), settings.judge_name
+    )
 
 
 def finish(

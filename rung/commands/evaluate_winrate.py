@@ -57,7 +57,7 @@ def winrate(settings: EvalWinrate) -> int:
 
     def ledger_of(name: str) -> Ledger:
         kept = out / f"answers-{hashlib.sha256(name.encode()).hexdigest()[:8]}.jsonl"
-        return open_ledger(name, replace(settings, judge_name="", calls=0, tokens=0), kept)
+        return open_ledger(name, replace(settings, calls=0, tokens=0), kept)
 
     opened = [
         pipeline.open_side(

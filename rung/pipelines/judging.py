@@ -15,21 +15,21 @@ from rung.rewards.judge import STANDARD, Pointwise
 from rung.rewards.rubric import RubricReward, load_rubric
 from rung.rewards.score import Reward
 from rung.rewards.user import load_reward
-from rung.settings_judge import JudgeReward, Judging
+from rung.settings_judge import Asking, JudgeReward, Judging
 
 
-def open_model(name: str, settings: Judging, *, precision: str = "auto", device: str = "auto") -> Model:
+def open_model(name: str, settings: Asking, served_name: str = "") -> Model:
     """A server by its address, or a model on this machine by its name."""
     if is_url(name):
-        endpoint = Endpoint(name, settings.judge_name, timeout=settings.timeout, patience=settings.patience)
+        endpoint = Endpoint(name, served_name, timeout=settings.timeout, patience=settings.patience)
         return EndpointModel(endpoint, settings.concurrency)
     from rung.pipelines.asking_local import LocalModel
 
-    return LocalModel(name, slots=settings.concurrency, precision=precision, device=device)
+    return LocalModel(name, slots=settings.concurrency)
 
 
-def open_ledger(name: str, settings: Judging, file: Path | None) -> Ledger:
-    return Ledger(open_model(name, settings), file, Budget(settings.calls, settings.tokens))
+def open_ledger(name: str, settings: Asking, file: Path | None, served_name: str = "") -> Ledger:
+    return Ledger(open_model(name, settings, served_name), file, Budget(settings.calls, settings.tokens))
 
 
 def open_judge(settings: Judging, file: Path | None, command: str) -> Ledger:
@@ -39,7 +39,7 @@ def open_judge(settings: Judging, file: Path | None, command: str) -> Ledger:
             f"{command}: nobody judges; add --judge URL (an OpenAI-compatible server, such as `rung serve` runs) or "
             "--judge MODEL"
         )
-    return open_ledger(settings.judge, settings, file)
+    return open_ledger(settings.judge, settings, file, settings.judge_name)
 
 
 def reward_named(spec: str) -> Reward:
