@@ -45,6 +45,9 @@ COMMANDS: dict[str, Command] = {
     "distill-on-policy": Command(
         "distill", "DistillOnPolicy", "on_policy", "the student writes, a teacher judges each token", "train"
     ),
+    "distill-on-policy": Command(
+        "distill", "DistillOnPolicy", "on_policy", "the student writes, a teacher judges each token", "train"
+    ),
     "cai": Command("cai", "Cai", "cai", "make SFT rows and pairs by critique and revision", "make data"),
     "rlaif": Command("cai", "Rlaif", "rlaif", "make pairs that a judge has labelled", "make data"),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
@@ -90,6 +93,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "data filter": Command("data_filter", "DataFilter", "main", "keep what is worth training on", "data"),
     "data steps": Command("steps", "DataSteps", "main", "label the steps of solutions by completing them", "data"),
+    "data rubrics": Command("data_rubrics", "DataRubrics", "main", "write each row a rubric", "data"),
     "data ches": Command("ches", "DataChes", "main", "pairs that would make DPO lower both answers", "data"),
     "runs list": Command("runs", "RunsList", "list_runs", "the runs in a folder", "runs"),
     "runs show": Command("runs", "RunsShow", "show", "one run: state, metrics, what they mean", "runs"),
