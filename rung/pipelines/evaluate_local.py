@@ -51,6 +51,7 @@ class LocalPlayer:
         decoder = isinstance(model, Decoder)
         engine = sampler_for(model, slots=slots, tokenizer=tokenizer, batch_invariant=strict)
         policy = token_policy(tokenizer, read_generation_config(resolve(name)) or None)
+        self.sampler = engine
         self.theatre = Theatre(engine, environment, tokenizer, policy, sampling)
         self.think_tokens = think_tokens
         self.model: dict[str, Any] = {"name": name, "digest": weights_digest(name)}

@@ -39,7 +39,7 @@ from rung.rewards.workers import Graders
 from rung.rollouts.columns import Graded
 from rung.rollouts.engine import sample_seed
 from rung.rollouts.episodes import Ask, Episode
-from rung.rollouts.request import Sampling
+from rung.rollouts.request import Sampling, check
 from rung.rollouts.store import RolloutStore, rollout_id
 from rung.run import Run, write_atomically
 from rung.settings_self_training import Rft
@@ -151,6 +151,8 @@ class Sampler:
         """Sample, grade and keep a round. Its Parquet file comes last and says that all of it is there."""
         answer_of = load_hint(self.settings.hint)
         theatre, count = self.player.theatre, self.settings.samples
+        # What earlier rounds left in the cache would change the last bits, and a resumed run has none of it.
+        self.player.sampler.refresh(0, self.player.model["digest"])
         theatre.sampling = replace(theatre.sampling, temperature=stage.temperature)
         asks = []
         for place in places:
@@ -166,16 +168,12 @@ class Sampler:
             self._tried(rollout_id(round, i), stage, *one)
             for i, one in enumerate(zip(originals, episodes, verdicts, strict=True))
         ]
-        graded = [self._graded(episode, verdict) for episode, verdict in zip(episodes, verdicts, strict=True)]
+        graded = [_graded(episode, verdict) for episode, verdict in zip(episodes, verdicts, strict=True)]
         write_attempts(self._attempts(round), tried)
         self.run.log(round + 1, round_facts(graded, self.settings.threshold))
         self.store.write(round, graded)
         right = sum(one.score is not None and one.score >= self.settings.threshold for one in tried)
         _tell(f"round {round}: {stage.name}, {len(places)} tasks, {len(asks)} answers, {right} right")
-
-    def _graded(self, episode: Episode, verdict: Verdict) -> Graded:
-        rollout = replace(episode.rollout(), digest=self.player.model["digest"])
-        return Graded(rollout, verdict, np.zeros(len(rollout), np.float32))
 
     def _attempts(self, round: int) -> Path:
         return self.run.path / "attempts" / f"round-{round:06d}.jsonl"
@@ -277,6 +275,7 @@ def _player(settings: Rft, environment: Environment) -> LocalPlayer:
     sampling = Sampling(
         settings.max_tokens, settings.temperature[0], settings.top_p, top_k=settings.top_k, entropy=True
     )
+    check([], sampling, context=settings.max_tokens, vocabulary=0)
     return LocalPlayer(
         settings.model, environment, sampling, slots=settings.slots, precision=settings.precision,
         device=settings.device,
@@ -289,6 +288,11 @@ def _all_asked(settings: Rft, tasks: Sequence[Task]) -> list[Task]:
         return list(tasks)
     answer_of = load_hint(settings.hint)
     return [*tasks, *(hinted(task, answer_of) for task in tasks)]
+
+
+def _graded(episode: Episode, verdict: Verdict) -> Graded:
+    rollout = episode.rollout()
+    return Graded(rollout, verdict, np.zeros(len(rollout), np.float32))
 
 
 def _reopened(settings: Rft) -> Run:
