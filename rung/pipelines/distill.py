@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from rung.batch import Batch, Example, TokenScores
+from rung.batch import Batch, Example, TokenScores, collate
 from rung.config import to_dict
 from rung.endpoint import is_url
 from rung.errors import UserError
@@ -34,7 +35,7 @@ from rung.train import Method, Metrics, Totals
 def distill(settings: Distill) -> Path:
     """Train and return the run folder. Continues the run where `settings.resume` names one."""
     check_teacher(settings)
-    measure = measure_of(settings)
+    measure, method = measure_of(settings), method_of(settings)
     if not is_url(settings.teacher):
         vocabulary_of(settings.model, settings.teacher)
     stage = open_stage("distill", settings)
@@ -43,7 +44,6 @@ def distill(settings: Distill) -> Path:
     lesson = prepare(settings, subject, [*data.examples, *held_out])
     train, tests = lesson.examples[: len(data.examples)], lesson.examples[len(data.examples) :]
     source = source_of(settings, replace(data, examples=train), subject)
-    method = partial(loss_of, **to_dict(settings.method))
     steps = settings.steps or source.steps()
     return run_stage(
         stage,
@@ -65,6 +65,15 @@ def measure_of(settings: Distill) -> Measure:
         return Measure(settings.divergence, settings.beta)
     except ValueError as error:
         raise UserError(f"--beta: {error}") from None
+
+
+def method_of(settings: Distill) -> Method:
+    """The loss with its options, tried on one token: a bad option is refused here."""
+    method: Method = partial(loss_of, **to_dict(settings.method))
+    one = torch.ones(1)
+    batch = collate([Example(np.zeros(2, np.int32), np.array([False, True]), "")])
+    method(TokenScores(-one, torch.zeros(1, dtype=torch.int64), divergence_M=one), batch)
+    return method
 
 
 def in_words(measure: Measure) -> str:
