@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import psutil
 
 from rung.data.files import split_weight
-from rung.eval.report import aligned
 from rung.pipelines.recipe_yaml import REFERENCE
 from rung.pipelines.runner import Place, other_code, reference_in
 from rung.progress import duration
@@ -24,23 +23,27 @@ BYTES_A_TOKEN = 4.5  # of a row of JSON with English text
 def show(about: str, places: Sequence[Place]) -> int:
     rates = measured_rates()
     plans = {place.stage.name: planned(place, places, rates) for place in places}
-    rows = [["stage", "command", "builds on", "what happens", "memory", "time", ""]]
+    rows = [["stage", "command", "what happens", "memory", "time", "builds on"]]
     for place in places:
         plan = plans[place.stage.name]
         rows.append(
             [
                 place.stage.name,
                 place.stage.command if place.stage.kind else Path(place.stage.command).name,
-                ", ".join(place.stage.needs) or "-",
                 happens(place),
-                f"{plan.memory:.1f} GB" if plan.phases else "?",
-                duration(plan.seconds) if plan.seconds is not None else "?",
-                plan.remark,
+                f"{plan.memory:.1f} GB" if plan.phases else "-",
+                (plan.remark and "at most ") + duration(plan.seconds) if plan.seconds is not None else "-",
+                ", ".join(place.stage.needs) or "-",
             ]
         )
-    print("\n".join(part for part in (about, aligned(rows)) if part))
+    print("\n".join([*([about] if about else []), *columns(rows)]))
     print(total([plans[place.stage.name] for place in places if not place.done()]))
     return 0
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def happens(place: Place) -> str:

@@ -13,6 +13,7 @@ Memory, in bytes, of P weights of which T are trained, b bytes each (2 in bf16 a
                  and one layer's gradients beside them
     head         one chunk of C <= 2^26 / V logits, b C V, and the head's gradient, 4 V D + b V D
     reference    a frozen copy of the start, where the loss or the reward asks for one        b P
+    critic       of PPO, where it has a trunk of its own: as much again as the policy
     sampling     keys and values of S slots of T tokens, 2 b S T K d a layer; the linear layers once more in the layout
                  of the processor's product, b P on a CPU in bf16; S logits and the float32 work on them
     loading      the checkpoint's own tensors while the masters are filled from them
@@ -40,7 +41,6 @@ BASE = 0.42e9  # resident after importing torch, transformers and pyarrow, measu
 CHUNK_ELEMENTS = 2**26  # logits of the head at once (kernels/linear_logprob_torch.py)
 GRAIN = 64  # rows of the cache grow by so many tokens (rollouts/cache.py)
 PROMPT = 96  # tokens assumed of a prompt
-DEFAULT_GROUP = 8  # answers to a prompt where the recipe decides
 
 
 @dataclass(frozen=True)
@@ -237,11 +237,19 @@ def steps_of(settings: Any, rows: Rows | None) -> int | None:
 
 def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None) -> Plan:
     """Rounds of sampling and updates, on the same weights in turns."""
+    from rung.pipelines.recipe import recipe_of
+
     size = size_of(settings, model)
     state = trained_state(size, settings)
-    if wants_reference(settings):
+    recipe = recipe_of(settings)
+    if recipe.needs_reference:
         state["reference"] = float(size.bytes * size.total)
-    answers = settings.prompts * (settings.group or DEFAULT_GROUP)
+    if settings.reward.startswith("rm:"):
+        state["reward model"] = float(size.bytes * size.total)  # taken to be as large as the policy
+    own_critic = hasattr(settings, "critic") and settings.critic.trunk == "own"
+    if own_critic:
+        state["critic"] = sum(trained_state(size, settings).values()) - state["program"]
+    answers = settings.prompts * recipe.group_size
     length = PROMPT + settings.max_tokens
     rows = min(settings.slots, max(answers, settings.test_tasks if settings.eval_every else 0))
     sampling = {
@@ -251,21 +259,17 @@ def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None) -> P
     shared = settings.prompts * PROMPT if settings.share_prompts else answers * PROMPT
     tokens = min(settings.micro_tokens, shared + answers * settings.max_tokens)
     training = state | {
-        "activations": size.activations(tokens, settings.recompute),
+        "activations": size.activations(tokens, settings.recompute) * (1 + own_critic),
         "head": size.head(tokens),
     }
     phases = in_gb({"sampling": sampling, "training": training})
     if rates is None:
         return Plan(phases)
     written = settings.rounds * answers * settings.max_tokens
-    learning = training_flops(model, written + settings.rounds * shared, written, length)
+    learning = training_flops(model, written + settings.rounds * shared, written, length) * settings.epochs
+    learning *= 1 + own_critic
     seconds = learning / (rates.matrix * rates.training) + decoding_seconds(size, written, rows, rates)
     return Plan(phases, seconds, remark="at most: as if every answer were max_tokens long")
-
-
-def wants_reference(settings: Any) -> bool:
-    beta = settings.loss.beta
-    return bool(beta) or settings.parts.kl_in_reward not in (None, "none") or hasattr(settings, "critic")
 
 
 def sampling_only(settings: Any, model: DecoderConfig, rates: Rates | None) -> Plan:
