@@ -30,6 +30,14 @@ def share_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
+def cache_root() -> Path:
+    """`$RUNG_CACHE`, else `$XDG_CACHE_HOME/rung`, else `~/.cache/rung`: everything that can be made again."""
+    root = os.environ.get("RUNG_CACHE")
+    if not root:
+        root = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rung"))
+    return Path(root).expanduser()
+
+
 def matrix_peak(dtype: torch.dtype, device: torch.device | str = "cpu", seconds: float = 0.4) -> float:
     """The best FLOP/s of a few product shapes: a peak is what the machine can do when undisturbed.
 

@@ -57,6 +57,7 @@ def examine(measure: bool) -> dict[str, Any]:
         "memory_free_gb": round(psutil.virtual_memory().available / 1e9, 1),
         "cpu_busy": round(psutil.cpu_percent(interval=0.2) / 100, 2),  # with the work of others, for now
         "peaks": peaks(machine) if measure else {},
+        "kernels": kernels(),
         "cache": cache(),
         "extras": {
             extra: {
@@ -90,6 +91,16 @@ def peaks(machine: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
+def kernels() -> str:
+    """The CPU's own kernels: where they are, or why there are none."""
+    from rung.kernels import native
+
+    try:
+        return str(native.compiled())
+    except native.NoKernels as reason:
+        return f"none, PyTorch's operators instead: {reason}"
+
+
 def cache() -> dict[str, Any]:
     """Where models are kept, and what is there."""
     from rung.models.hub import cache_folder
@@ -114,7 +125,8 @@ def show(report: dict[str, Any]) -> None:
         "versions",
         [(name, found or "[yellow]not installed[/]") for name, found in report["versions"].items()],
     )
-    section(out, "machine", machine_rows(machine, report["memory_free_gb"]))
+    own = ("kernels", report["kernels"])
+    section(out, "machine", [*machine_rows(machine, report["memory_free_gb"]), own])
     for device, figures in report["peaks"].items():
         section(out, f"matrix products on {device}, measured", peak_rows(figures))
     if report["peaks"] and report["cpu_busy"] > BUSY:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.errors import UserError
+from rung.machine import cache_root
 from rung.publish import sweep
 
 EMBEDDED = "smollm2-135m"
@@ -40,10 +40,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 def cache_folder() -> Path:
     """Where converted models are kept, one folder each."""
-    root = os.environ.get("RUNG_CACHE")
-    if not root:
-        root = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rung"))
-    return Path(root).expanduser() / "models"
+    return cache_root() / "models"
 
 
 def resolve(name: str) -> Path:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rung.kernels import invariant
+from rung.kernels import invariant, native
 from rung.kernels.attention import masked_attention, one_query_attention, packed_attention
 from rung.models.decoder import Attend, Decoder
 
@@ -103,7 +103,14 @@ class Cache:
         def attend(layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap):
             keys, values = self.keys[layer], self.values[layer]
             parts = []
-            if count:
+            if count and not batch_invariant and native.can_attend(q_NHd, k_NKd, v_NKd):
+                q, k, v = q_NHd[:count], k_NKd[:count], v_NKd[:count]
+                parts.append(
+                    native.attend(
+                        q, k, v, keys, values, lengths_B, scale=scale, window=window, softcap=softcap
+                    )
+                )
+            elif count:
                 keys[slots, :, lengths_B] = k_NKd[:count]
                 values[slots, :, lengths_B] = v_NKd[:count]
                 k, v = keys[:count, :, :longest], values[:count, :, :longest]
