@@ -30,7 +30,7 @@ class Writing(Judging):
     constitution: str = ""
     """A YAML list of principles; recipes/constitution.yaml is one."""
     out: str = ""
-    """Beginning of the names of what is written, such as cai: cai.pairs.jsonl, cai.report.json, ..."""
+    """A folder: the rows that were made, report.json, and everything that was asked."""
     model_name: str = ""
     """The model's name at its server; not needed where that serves one model."""
     limit: int = 0
@@ -71,36 +71,36 @@ class Rlaif(Writing):
 def cai(settings: Cai) -> int:
     if not 1 <= settings.rounds <= 3:
         raise UserError(f"rung cai: --rounds is {settings.rounds}; write 1, 2 or 3")
-    stem, prompts, constitution = begin(settings, "cai", ("sft", "pairs"))
+    out, prompts, constitution = begin(settings, "cai", ("sft", "pairs"))
     from rung.pipelines.constitutional import constitutional
 
-    writer, critic = ledgers(settings, stem)
+    writer, critic = ledgers(settings, out)
     rows = constitutional(
         writer, critic, prompts, constitution,
         rounds=settings.rounds, max_tokens=settings.max_tokens, critique_tokens=settings.judge_tokens,
         temperature=settings.temperature, seed=settings.seed, tell=tell,
     )  # fmt: skip
-    return finish(stem, {"sft": rows.sft, "pairs": rows.pairs}, rows, len(prompts), writer, critic)
+    return finish(out, {"sft": rows.sft, "pairs": rows.pairs}, rows, len(prompts), writer, critic)
 
 
 def rlaif(settings: Rlaif) -> int:
     if not 0 <= settings.tie < 0.5:
         raise UserError(f"rung rlaif: --tie is {settings.tie}; write 0 or more, and less than 0.5")
-    stem, prompts, constitution = begin(settings, "rlaif", ("pairs",))
+    out, prompts, constitution = begin(settings, "rlaif", ("pairs",))
     from rung.pipelines.constitutional import labelled
 
-    writer, judge = ledgers(settings, stem)
+    writer, judge = ledgers(settings, out)
     rows = labelled(
         writer, judge, prompts, constitution,
         max_tokens=settings.max_tokens, judge_tokens=settings.judge_tokens, temperature=settings.temperature,
         reason=settings.reason, tie=settings.tie, seed=settings.seed, tell=tell,
     )  # fmt: skip
-    return finish(stem, {"pairs": rows.pairs}, rows, len(prompts), writer, judge)
+    return finish(out, {"pairs": rows.pairs}, rows, len(prompts), writer, judge)
 
 
 def begin(settings: Writing, command: str, kinds: Sequence[str]) -> tuple[Path, Any, Any]:
     """Everything that can be wrong before a model is loaded, and what the run reads."""
-    for name, example in (("prompts", "FILE.jsonl"), ("constitution", "FILE.yaml"), ("out", "NAME")):
+    for name, example in (("prompts", "FILE.jsonl"), ("constitution", "FILE.yaml"), ("out", "FOLDER")):
         if not getattr(settings, name):
             raise UserError(f"rung {command}: nothing was given for {name}; add --{name} {example}")
     if settings.max_tokens < 1 or settings.limit < 0 or settings.temperature < 0:
@@ -108,36 +108,32 @@ def begin(settings: Writing, command: str, kinds: Sequence[str]) -> tuple[Path, 
             f"rung {command}: --max-tokens {settings.max_tokens}, --limit {settings.limit}, --temperature "
             f"{settings.temperature}; write at least 1, 0 and 0"
         )
-    stem = Path(settings.out.removesuffix(".jsonl"))
-    for kind in (*(f"{kind}.jsonl" for kind in kinds), "report.json"):
-        refuse_existing(Path(f"{stem}.{kind}"))
+    out = Path(settings.out)
+    for file in (out / name for name in (*(f"{kind}.jsonl" for kind in kinds), "report.json")):
+        if file.exists():
+            raise UserError(f"{file} exists, and it is never written over. Choose another --out.")
     from rung.data.prompts import read_prompts
     from rung.rewards.constitution import load_constitution
 
     constitution = load_constitution(Path(settings.constitution))
-    return stem, read_prompts(settings.prompts, settings.limit), constitution
+    return out, read_prompts(settings.prompts, settings.limit), constitution
 
 
-def refuse_existing(file: Path) -> None:
-    if file.exists():
-        raise UserError(f"{file} exists, and it is never written over. Choose another --out.")
-
-
-def ledgers(settings: Writing, stem: Path) -> tuple[Ledger, Ledger]:
+def ledgers(settings: Writing, out: Path) -> tuple[Ledger, Ledger]:
     """The writer's and the critic's, which are one where the model is its own critic."""
     from rung.pipelines.judging import open_ledger
 
-    kept = Path(f"{stem}.calls.jsonl")
+    kept = out / "calls.jsonl"
     writer = open_ledger(settings.model, settings, kept, settings.model_name)
     if settings.judge in ("", settings.model) and settings.judge_name in ("", settings.model_name):
         return writer, writer
     return writer, open_ledger(
-        settings.judge or settings.model, settings, Path(f"{stem}.judge.jsonl"), settings.judge_name
+        settings.judge or settings.model, settings, out / "judge.jsonl", settings.judge_name
     )
 
 
 def finish(
-    stem: Path, files: dict[str, list[Any]], rows: Rows, prompts: int, writer: Ledger, judge: Ledger
+    out: Path, files: dict[str, list[Any]], rows: Rows, prompts: int, writer: Ledger, judge: Ledger
 ) -> int:
     """Write what was made, or say with counts that nothing was."""
     counts = {"prompts": prompts, **{kind: len(made) for kind, made in files.items()}}
@@ -152,11 +148,11 @@ def finish(
 
     for kind, made in files.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
-        write_atomically(Path(f"{stem}.{kind}.jsonl"), text)
-    write_atomically(Path(f"{stem}.report.json"), json.dumps(report, indent=2) + "\n")
+        write_atomically(out / f"{kind}.jsonl", text)
+    write_atomically(out / "report.json", json.dumps(report, indent=2) + "\n")
     print("\n".join(lines))
     for kind in files:
-        print(f"wrote      {stem}.{kind}.jsonl")
+        print(f"wrote      {out / kind}.jsonl")
     return 0
 
 

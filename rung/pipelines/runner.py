@@ -38,7 +38,8 @@ from rung.pipelines.recipe_yaml import REFERENCE
 from rung.pipelines.stage_key import Digests, Identity, identity
 from rung.run import Run, write_atomically
 
-REPEATED = ("eval",)  # goes on from what it has when it is called again as before, by the same source
+# These go on from what they have when they are called again as before, by the same source.
+REPEATED = ("eval", "eval winrate", "cai", "rlaif", "data generate", "data filter", "data rubrics")
 PR_SET_PDEATHSIG = 1
 
 State = Literal["new", "running", "stopped", "failed", "finished"]

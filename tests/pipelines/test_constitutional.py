@@ -247,20 +247,21 @@ def test_a_server_that_dies_mid_way_loses_nothing_and_nothing_is_asked_twice(tmp
         state.trouble = lambda number: 503 if number >= 9 else None
         assert command(tmp_path, state, "--rounds", "2") == 1
         error = capsys.readouterr().err
-        assert "did not come" in error and "o.calls.jsonl" in error
-        assert sorted(f.name for f in tmp_path.iterdir()) == ["o.calls.jsonl", "p.jsonl"]
-        answered = len((tmp_path / "o.calls.jsonl").read_text().splitlines())
+        assert "did not come" in error and "calls.jsonl" in error
+        assert sorted(f.name for f in tmp_path.iterdir()) == ["o", "p.jsonl"]
+        assert [f.name for f in (tmp_path / "o").iterdir()] == ["calls.jsonl"]
+        answered = len((tmp_path / "o" / "calls.jsonl").read_text().splitlines())
         assert answered == 9
         state.trouble, state.asked = (lambda number: None), []
         assert command(tmp_path, state, "--rounds", "2") == 0
         # 6 answers, and twice 6 critiques and 6 revisions
         assert len(state.asked) == 30 - 9
-    pairs = [json.loads(line) for line in (tmp_path / "o.pairs.jsonl").read_text().splitlines()]
+    pairs = [json.loads(line) for line in (tmp_path / "o" / "pairs.jsonl").read_text().splitlines()]
     assert [(p["rejected"][0]["content"], p["chosen"][0]["content"]) for p in pairs] == [
         (f"prompt {i}.", f"prompt {i}.!!") for i in range(6)
     ]
-    assert len((tmp_path / "o.sft.jsonl").read_text().splitlines()) == 6
-    assert json.loads((tmp_path / "o.report.json").read_text())["pairs"] == 6
+    assert len((tmp_path / "o" / "sft.jsonl").read_text().splitlines()) == 6
+    assert json.loads((tmp_path / "o" / "report.json").read_text())["pairs"] == 6
 
 
 def test_what_was_made_can_be_trained_on(tmp_path, tiny_folder):
@@ -273,7 +274,7 @@ def test_what_was_made_can_be_trained_on(tmp_path, tiny_folder):
     assert (
         len(
             load_pairs(
-                [str(tmp_path / "o.pairs.jsonl")], load_tokenizer(str(tiny_folder)), max_length=200
+                [str(tmp_path / "o" / "pairs.jsonl")], load_tokenizer(str(tiny_folder)), max_length=200
             ).pairs
         )
         == 6
@@ -292,7 +293,7 @@ def test_labels_over_a_server(tmp_path):
         state.say = lambda asked: f"{asked['messages'][-1]['content']} {asked['seed']}"
         state.top = [("A", log(0.7)), ("B", log(0.1))]
         assert command(tmp_path, state, name="rlaif") == 1  # the judge knows only places: all ties
-        assert not (tmp_path / "o.pairs.jsonl").exists()
+        assert not (tmp_path / "o" / "pairs.jsonl").exists()
 
 
 def test_nothing_left_is_an_error_with_counts(tmp_path, capsys):
@@ -301,7 +302,7 @@ def test_nothing_left_is_an_error_with_counts(tmp_path, capsys):
         assert command(tmp_path, state) == 1
     error = capsys.readouterr().err
     assert "no pair is left" in error and "6  the answer is empty" in error
-    assert not (tmp_path / "o.sft.jsonl").exists()
+    assert not (tmp_path / "o" / "sft.jsonl").exists()
 
 
 def test_the_budget_stops_the_run_and_a_larger_one_goes_on(tmp_path, capsys):
