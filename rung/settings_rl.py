@@ -31,6 +31,8 @@ class LossParts:
     """Strength of the pull towards the reference, in the loss."""
     kl: Literal["k1", "k2", "k3"] | None = None
     """Estimator of the distance to the reference."""
+    ratio_from: Literal["trainer", "sampler"] | None = None
+    """The log-probs a ratio starts from; null is the sampler's where it is not rung's engine and nothing is corrected."""
     correction: Literal["none", "tis", "mis"] | None = None
     """Truncated or masked importance sampling against a sampler that disagrees with the trainer."""
     correction_level: Literal["token", "sequence"] | None = None
@@ -123,6 +125,10 @@ class Rl:
     """A reward that takes longer has failed, which is no score."""
     grader_memory: float = 4.0
     """GB a reward may take."""
+    sampler: Literal["engine", "hf", "vllm"] = "engine"
+    """What samples: rung's engine on the trainer's own weights, transformers, or vLLM in a process of its own."""
+    vllm_python: str = ""
+    """The Python that vLLM is installed for; by default .venv-vllm/bin/python, else the running one."""
     slots: int = 64
     """Answers sampled at once."""
     staleness: int = 0

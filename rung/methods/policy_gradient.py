@@ -6,6 +6,7 @@
                clip        -min(r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t)
                cispo       -sg[clip(r_t, weight_min, weight_max)] A_t log p_t
     r_t        current / old policy, of the token or of the sequence        ratios.py
+               (or current / sampler, where the ratio starts from the sampler)
     c_t        correction of old policy / sampler: 1, truncated, masked     ratios.py
     kl_t       estimate of KL(policy || reference)                          kl.py
     count      tokens or sequences                                          aggregate.py
@@ -36,6 +37,7 @@ def policy_gradient(
     *,
     objective: Literal["reinforce", "clip", "cispo"] = "clip",
     ratio: Literal["token", "sequence"] = "token",
+    ratio_from: Literal["trainer", "sampler"] = "trainer",
     aggregation: Literal["token", "sequence", "sequence_sum", "fixed"] = "token",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
@@ -60,6 +62,9 @@ def policy_gradient(
     objective: `reinforce` is the plain gradient, blind to how old the samples are; `clip` (PPO) stops pushing
         a token that has moved far enough; `cispo` clips the token's weight and keeps its gradient.
     ratio: What is compared with the old policy, each `token` or the geometric mean of a `sequence` (GSPO).
+    ratio_from: The log-probs the ratio starts from: the `trainer`'s own, when the round began; or those the
+        `sampler` drew with, so that a sampler that disagrees is made up for within the clip (with a correction
+        it would be made up for twice).
     aggregation: What counts alike: every `token`; every `sequence`; a `sequence_sum`, which is a sequence's
         whole log-prob; or the same divided by a `fixed` max_length.
     clip_low: How far below 1 the ratio of an unwanted token is still pushed.
@@ -79,14 +84,15 @@ def policy_gradient(
     correction_max: Largest ratio trainer / sampler, kept by `mis` and cut to by `tis`; 10 is usual for sequences.
     entropy_bonus: Reward for the entropy of each token's distribution, in nats; needs scores with entropy.
     """
-    _check(scores, dual_clip, entropy_bonus)
+    _check(scores, dual_clip, entropy_bonus, ratio_from, correction)
     logprob_M, document_M, documents = scores.logprob_M, scores.document_M, len(batch)
     advantage_M = _column(batch, "advantage", logprob_M)
     old_M = _column(batch, "old_logprob", logprob_M, logprob_M.detach())
-    token_ratio_M = importance_ratio(logprob_M, old_M, document_M, documents, "token")
+    from_M = old_M if ratio_from == "trainer" else _column(batch, "sampler_logprob", logprob_M)
+    token_ratio_M = importance_ratio(logprob_M, from_M, document_M, documents, "token")
     ratio_M = token_ratio_M
     if ratio == "sequence":
-        ratio_M = importance_ratio(logprob_M, old_M, document_M, documents, "sequence")
+        ratio_M = importance_ratio(logprob_M, from_M, document_M, documents, "sequence")
     if objective == "reinforce":
         loss_M, below_M, above_M = -advantage_M * logprob_M, None, None
     elif objective == "clip":
@@ -173,7 +179,14 @@ def _column(batch: Batch, name: str, like_M: Tensor, default_M: Tensor | None = 
     return batch.column(name).to(like_M.dtype)
 
 
-def _check(scores: TokenScores, dual_clip: float, entropy_bonus: float) -> None:
+def _check(
+    scores: TokenScores, dual_clip: float, entropy_bonus: float, ratio_from: str, correction: str
+) -> None:
+    if ratio_from == "sampler" and correction != "none":
+        raise UserError(
+            f"The ratio starts from the sampler, and correction {correction} would correct for the sampler once more. "
+            "Write one of them: ratio_from trainer, or correction none."
+        )
     if dual_clip and dual_clip <= 1:
         raise UserError(
             f"dual_clip is {dual_clip}, and the largest ratio with which a token is pushed down must lie above 1. "

@@ -16,7 +16,8 @@ from rung.rollouts.columns import Graded
 from rung.settings_rl import Rl
 
 GROUPED = ("leave_one_out", "group_mean", "group_normalized", "group_mean_batch_std")
-UNCLIPPED = ("reinforce", "rloo", "remax", "cispo")  # losses without a clipped surrogate
+BLIND = ("reinforce", "rloo", "remax", "reason_maxxer")  # losses that look at no ratio
+UNCLIPPED = (*BLIND, "cispo")  # losses without a clipped surrogate
 CLIPS = ("clip_low", "clip_high", "dual_clip")
 
 
@@ -34,9 +35,29 @@ def recipe_of(settings: Rl) -> Recipe:
     _check_loss(settings.method, recipe, loss, fixed)
     _check_parts(settings, recipe, parts)
     _check_sizes(settings, recipe)
+    recipe = _with_ratio(settings, recipe, loss)
     if fixed:
         recipe = replace(recipe, loss_options={"max_length": settings.max_tokens, **recipe.loss_options})
     return recipe
+
+
+def _with_ratio(settings: Rl, recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The ratio starts from the sampler's log-probs where another sampler than rung's drew, and nothing else corrects."""
+    corrected = recipe.loss_options.get("correction", "none") != "none"
+    if given.get("ratio_from") == "sampler":
+        if recipe.loss in BLIND:
+            raise UserError(
+                f"--loss.ratio-from sampler changes nothing: --method {settings.method} looks at no ratio. Write "
+                "--loss.correction tis, or choose a method with a ratio, such as grpo."
+            )
+        if corrected:
+            raise UserError(
+                f"--loss.ratio-from sampler and --loss.correction {given['correction']} would make up for the "
+                "sampler twice. Leave one of them out."
+            )
+    if settings.sampler == "engine" or corrected or recipe.loss in BLIND or "ratio_from" in given:
+        return recipe
+    return replace(recipe, loss_options={**recipe.loss_options, "ratio_from": "sampler"})
 
 
 def compared(recipe: Recipe, graded: Sequence[Graded]) -> Sequence[Graded]:

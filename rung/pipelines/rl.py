@@ -3,12 +3,11 @@
     environment -> collector (play, grade, credit) -> experience source -> policy gradient
 
 In the synchronous run the engine samples from the very weights that train. With staleness it has a copy of its
-own and samples in a thread while the learner learns.
+own and samples in a thread while the learner learns. Other samplers are sent the weights (`sampler`).
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import time
@@ -35,19 +34,27 @@ from rung.envs.load import load_environment
 from rung.errors import RunStopped, UserError
 from rung.methods import find
 from rung.models.decoder import Decoder
-from rung.models.fingerprint import fingerprint
+from rung.models.fallback import Model
 from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
 from rung.models.load import load_model
 from rung.models.policy import score
 from rung.pipelines.judging import reward_named
 from rung.pipelines.recipe import compared, recipe_of
+from rung.pipelines.sampler import (
+    TrainingSampler,
+    check_sampler,
+    give_weights,
+    gives_entropy,
+    opened_sampler,
+    rest,
+    sampler_on,
+)
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
 from rung.rewards.score import Score
 from rung.rewards.workers import Graders
 from rung.rollouts.columns import Graded
-from rung.rollouts.engine import Engine
 from rung.rollouts.episodes import Ask, Theatre
 from rung.rollouts.request import Sampling
 from rung.rollouts.store import RolloutStore
@@ -68,11 +75,10 @@ def rl(settings: Rl, command: str = "rl") -> Path:
         environment = of_right_difficulty(environment, settings)
     reward = reward_named(settings.reward) if settings.reward else environment.reward
     subject, state = load_stage(stage)
-    if not isinstance(subject.model, Decoder):
-        raise UserError(
-            f"{settings.model} is not of a family rung decodes itself, and its engine samples from those only. "
-            "`rung doctor` lists them."
-        )
+    model: Any = subject.model
+    check_sampler(
+        settings, model, needs_entropy=f"--method {settings.method}" if recipe.needs_entropy else ""
+    )
     if settings.staleness and dist.world() > 1:  # two threads of a rank would mix up their messages
         raise UserError(
             "--staleness needs a single process. Write --staleness 0, or start it without torchrun."
@@ -83,8 +89,12 @@ def rl(settings: Rl, command: str = "rl") -> Path:
         cpu_seconds=math.ceil(settings.grader_seconds),
         memory_bytes=int(settings.grader_memory * 1e9),
     )
-    with Graders(reward, **limits) as graders, Graders(environment.reward, **limits) as verifiers:
-        player = Player(settings, recipe, environment, subject, subject.model, graders, verifiers, updates)
+    with (
+        Graders(reward, **limits) as graders,
+        Graders(environment.reward, **limits) as verifiers,
+        opened_sampler(settings, subject, model) as engine,
+    ):
+        player = Player(settings, recipe, environment, subject, model, engine, graders, verifiers, updates)
         return player.train(stage, state)
 
 
@@ -109,7 +119,8 @@ class Player:
     recipe: Recipe
     environment: Environment
     subject: Subject
-    model: Decoder  # the subject's
+    model: Model  # the subject's
+    engine: TrainingSampler
     graders: Graders
     verifiers: (
         Graders  # the environment's own reward: what held-out tasks are judged by, whatever is trained on
@@ -122,8 +133,6 @@ class Player:
         self.health = Health()
         model.batch_invariant = settings.batch_invariant
         reference = self._start() if recipe.needs_reference else None
-        sampled = copy.deepcopy(model).requires_grad_(False) if settings.staleness else model
-        self.engine = self._engine(sampled)
         self.theatre = self._theatre(self.engine, settings.temperature, settings.top_p)
         self._check_tasks()
         collector = Collector(
@@ -136,7 +145,8 @@ class Player:
             collector,
             RolloutStore(Path(), self._decode),
             updates=self.updates, epochs=settings.epochs, micro_tokens=settings.micro_tokens,
-            share_prompts=settings.share_prompts, seed=settings.seed, rank=dist.rank(), world=dist.world(),
+            share_prompts=settings.share_prompts and isinstance(model, Decoder),
+            seed=settings.seed, rank=dist.rank(), world=dist.world(),
             rounds=settings.rounds, staleness=settings.staleness, freeze=self._freeze,
             began=partial(self._began, collector),
         )  # fmt: skip
@@ -160,7 +170,7 @@ class Player:
         finally:
             source.close()
 
-    def _start(self) -> Decoder:
+    def _start(self) -> Model:
         """The frozen reference: the weights the run started from, also where it is resumed."""
         model: Any = load_model(self.settings.model, self.subject.dtype, self.subject.device)
         model.batch_invariant = self.settings.batch_invariant
@@ -185,15 +195,15 @@ class Player:
         for round in self.source.store.rounds()[:-1] if step % self.updates else self.source.store.rounds():
             self.health.feed(facts_of(round, compared(self.recipe, self.source.store.read(round))))
 
-    def _engine(self, model: Decoder) -> Engine:
-        invariant, tokenizer = self.settings.batch_invariant, self.subject.tokenizer
-        return Engine(model, slots=self.settings.slots, batch_invariant=invariant, tokenizer=tokenizer)
-
-    def _theatre(self, engine: Engine, temperature: float, top_p: float = 1.0) -> Theatre:
+    def _theatre(self, engine: TrainingSampler, temperature: float, top_p: float = 1.0) -> Theatre:
         settings, tokenizer = self.settings, self.subject.tokenizer
         policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)) or None)
         sampling = Sampling(
-            settings.max_tokens, temperature, top_p, min_tokens=settings.min_tokens, entropy=True
+            settings.max_tokens,
+            temperature,
+            top_p,
+            min_tokens=settings.min_tokens,
+            entropy=gives_entropy(engine),
         )
         return Theatre(engine, self.environment, tokenizer, policy, sampling, max_length=settings.max_length)
 
@@ -212,17 +222,12 @@ class Player:
     # -- while it runs -------------------------------------------------------------------------------------
 
     def _freeze(self, step: int) -> None:
-        """What is sampled next is sampled with the weights of this moment, which have seen `step` updates."""
-        if self.engine.model is not self.model:
-            with torch.no_grad():
-                for ours, theirs in zip(self.engine.model.parameters(), self.model.parameters(), strict=True):
-                    ours.copy_(theirs)
-        self.engine.refresh(step, fingerprint(self.model, trained_only=True))
+        give_weights(self.engine, self.model, step)
 
     def _began(self, collector: Collector, round: int, graded: list[Graded]) -> Metrics:
         """What is said of a round when its first update begins: facts to log, findings to warn of."""
         if not self.settings.staleness:
-            self.engine.sleep()
+            rest(self.engine)
         graded = list(compared(self.recipe, graded))
         for finding in self.health.feed(facts_of(round, graded, heldout=self.heldout)):
             if dist.rank() == 0:
@@ -232,7 +237,7 @@ class Player:
         self.heldout = None
         return round_facts(graded) | (collector.seconds or {})
 
-    def _score(self, model: Decoder, batch: Batch) -> TokenScores:
+    def _score(self, model: Model, batch: Batch) -> TokenScores:
         settings = self.settings
         credit_M = batch.column("advantage") * batch.column("weight")
         return score(
@@ -247,7 +252,7 @@ class Player:
         return str(self.recipe.loss_options.get("aggregation", own.default if own else ""))
 
     @torch.no_grad()
-    def _score_rollouts(self, model: Decoder, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
+    def _score_rollouts(self, model: Model, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
         """Log-probs of each rollout's own tokens, zeros where the world wrote, `[T]` float32."""
         zeros = [np.zeros(len(rollout), np.float32) for rollout in rollouts]
         examples = [example(Graded(r, Score(0), zero, zero)) for r, zero in zip(rollouts, zeros, strict=True)]
@@ -270,18 +275,18 @@ class Player:
     def _evaluate(self) -> Metrics:
         """Held-out tasks, one answer each, graded as in training."""
         began = time.perf_counter()
-        if self.settings.staleness:  # the engine is at work on older weights, in its thread
-            engine = self._engine(self.model)
+        if self.settings.staleness:  # the sampler is at work on older weights, in its thread
+            engine: TrainingSampler = sampler_on(self.settings, self.subject, self.model)
         else:
             engine = self.engine
-            engine.refresh(engine.version, engine.digest)
+            give_weights(engine, self.model, engine.version)
         tasks = [
             self.environment.test[i] for i in range(min(len(self.environment.test), self.settings.test_tasks))
         ]
         asks = [Ask(task, i, 7_919 + i) for i, task in enumerate(tasks)][dist.rank() :: dist.world()]
         episodes = self._theatre(engine, self.settings.eval_temperature).play(asks)
         own = self.verifiers.grade([episode.attempt() for episode in episodes])
-        engine.sleep()
+        rest(engine)
         scores = [verdict.value for verdict in dist.gather_objects(own) if isinstance(verdict, Score)]
         if scores and min(scores) >= 0 and max(scores) <= 1:
             self.heldout = tuple(scores)

@@ -23,6 +23,7 @@ from torch import Tensor
 from rung.errors import UserError
 from rung.models.decoder import Decoder
 from rung.models.fallback import Model, TransformersDecoder
+from rung.models.fingerprint import fingerprint
 from rung.models.folder import read_config
 from rung.models.hub import resolve
 from rung.models.load import base_of
@@ -31,6 +32,7 @@ from rung.rollouts.draw import Dials, draw
 from rung.rollouts.engine import Engine, sample_seed
 from rung.rollouts.record import record
 from rung.rollouts.request import Completion, Sampling, check
+from rung.rollouts.vllm import weights_of
 
 
 def sampler_for(
@@ -79,6 +81,27 @@ class HfSampler:
     def refresh(self, version: int, digest: str = "") -> None:
         """The model's weights changed. Nothing is kept from one call to the next, so nothing is forgotten."""
         self.version, self.digest = version, digest
+
+    def push(self, model: torch.nn.Module, version: int, digest: str = "") -> None:
+        """Take over `model`'s weights as they are now, adapters added into what they correct; checked bit for bit.
+
+        Nothing is copied where `model` is what is sampled from. `digest` is what completions carry.
+        """
+        if model is not self.model:
+            tensors = weights_of(model, self.model.head_weight.dtype)
+            self.model.inner.load_state_dict(tensors, strict=False)
+            held = weights_of(self.model, self.model.head_weight.dtype)
+            wrong = sorted(
+                name
+                for name in tensors.keys() | held.keys()
+                if name not in tensors or name not in held or not torch.equal(tensors[name], held[name])
+            )
+            if wrong:
+                raise UserError(
+                    f"transformers holds other weights than were sent to it: {len(wrong)} differ, such as {wrong[0]}. "
+                    "Sample with rung's own engine."
+                )
+        self.refresh(version, digest or fingerprint(model))
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         """Queue a prompt, as with the engine; `step` completes as many of those that wait as fit, to their ends."""
