@@ -66,6 +66,7 @@ METRICS: dict[str, Metric] = {
     "eval_teacher_divergence": Metric("teacher_divergence on held-out rows", "nats", 0, 10, "lower"),
     # how it moves
     "grad_norm": Metric("norm of the whole gradient before clipping", "", low=1e-6, high=100),
+    "anchor": Metric("penalty for distance from the start, part of the loss", "nats", low=0, high=10),
     "learning_rate": Metric("learning rate of this step", "", low=0, high=0.1),
     "loss_scale": Metric("factor that keeps float16 gradients from underflow", "", low=1),
     # what the step was made of

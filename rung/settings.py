@@ -71,12 +71,43 @@ class Optimizer:
     """Decay of an exponential moving average of the weights, saved beside them; 0 keeps none."""
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """Hold the weights near the start: 1/2 sum (l2 + ewc F) (w - start)^2 is added to the loss."""
+
+    l2: float = 0.0
+    """How firmly every weight is held; 0 is off. Start from 0.1 to 100: it depends on the size of the weights."""
+    ewc: float = 0.0
+    """How firmly what old data depend on is held (elastic weight consolidation); 1 trades a nat of old for one of new."""
+    data: tuple[str, ...] = ()
+    """Rows of what should be kept: ewc estimates the Fisher information on them."""
+    documents: int = 64
+    """So many of these rows are read, once, before the first step."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("l2", self.l2), ("ewc", self.ewc)):
+            if not 0 <= value < float("inf"):
+                raise UserError(
+                    f"anchor.{key} is {value}, and a pull below 0 would drive the weights away from the start. "
+                    "Write 0 for none, or a positive number."
+                )
+        if bool(self.ewc) != bool(self.data):
+            raise UserError(
+                "anchor.ewc holds what some old rows depend on: it needs --anchor.data FILE, and anchor.data has no "
+                "use without it. Write both, or neither."
+            )
+        if self.documents < 1:
+            raise UserError(
+                f"anchor.documents is {self.documents}, and at least one row must be read. Write 64."
+            )
+
+
 Nll = method_settings("rung.methods.nll", "nll")
 
 
 @dataclass(frozen=True)
-class Sft:
-    """Supervised fine-tuning: raise the probability of what the demonstrations say."""
+class Supervised:
+    """What every command that trains on rows of text asks for."""
 
     data: tuple[str, ...] = ()
     """Files, folders or hub ids of rows; FILE:WEIGHT mixes by weight."""
@@ -131,3 +162,17 @@ class Sft:
     method: Nll = field(default_factory=Nll)  # type: ignore[valid-type]
     optimizer: Optimizer = field(default_factory=Optimizer)
     lora: Lora = field(default_factory=Lora)
+
+
+@dataclass(frozen=True)
+class Sft(Supervised):
+    """Supervised fine-tuning: raise the probability of what the demonstrations say."""
+
+    anchor: Anchor = field(default_factory=Anchor)
+
+    def __post_init__(self) -> None:
+        if self.lora.rank and (self.anchor.l2 or self.anchor.ewc):
+            raise UserError(
+                "lora.rank and anchor are two ways to stay near the start: adapters leave the weights where they are, "
+                "and an anchor pulls at weights that move. Write one of them."
+            )

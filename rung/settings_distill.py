@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rung.schema import method_settings
-from rung.settings import Sft
+from rung.settings import Supervised
 from rung.settings_rl import Rl
 
 Method = method_settings("rung.methods.distill", "distill")
 
 
 @dataclass(frozen=True)
-class Distill(Sft):
+class Distill(Supervised):
     """Distillation on data: say of each next token of the rows what the teacher says of it."""
 
     teacher: str = ""

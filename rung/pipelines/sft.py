@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rung.methods.nll import nll
 from rung.models.folder import read_generation_config
 from rung.models.hub import load_tokenizer, resolve
 from rung.models.policy import neftune, score
+from rung.pipelines.anchor import both, held
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import (
     check_context,
@@ -26,7 +28,7 @@ from rung.pipelines.stage import (
     open_stage,
     run_stage,
 )
-from rung.settings import Sft
+from rung.settings import Sft, Supervised
 from rung.sources.demonstrations import DemonstrationSource
 from rung.train import Method, Metrics, Scorer
 
@@ -35,14 +37,17 @@ def sft(settings: Sft) -> Path:
     """Train and return the run folder. Continues the run where `settings.resume` names one."""
     stage = open_stage("sft", settings)
     data, held_out = read_data(settings)
+    old = read_examples(settings, settings.anchor.data) if settings.anchor.data else None
     subject, state = load_stage(stage)
     source = source_of(settings, data, subject)
-    method = partial(nll, **to_dict(settings.method))
-    evaluate = partial(_evaluate, subject, held_out, method, settings) if held_out else None
-    config = {
-        "data_digest": data.digest,
-        "loss": f"sum of -log p over trained tokens / number of {_normalize(settings)}s in the step",
-    }
+    plain: Method = partial(nll, **to_dict(settings.method))
+    evaluate = partial(_evaluate, subject, held_out, plain, settings) if held_out else None
+    loss = f"sum of -log p over trained tokens / number of {_normalize(settings)}s in the step"
+    method = plain
+    if settings.anchor.l2 or settings.anchor.ewc:
+        method = held(stage, settings, subject, state, plain, old)
+        loss += ", and 1/2 sum (l2 + ewc F) (w - start)^2"
+    config = {"data_digest": both(data.digest, old), "loss": loss}
     return run_stage(
         stage,
         subject,
@@ -58,20 +63,12 @@ def sft(settings: Sft) -> Path:
     )
 
 
-def read_data(settings: Sft) -> tuple[Demonstrations, list[Example]]:
+def read_data(settings: Supervised) -> tuple[Demonstrations, list[Example]]:
     """Training examples, and held-out ones from files of their own or split off the end of a fixed shuffle."""
     check_context(settings.model, settings.max_length)
-    read = partial(
-        load_examples,
-        tokenizer=load_tokenizer(settings.model),
-        max_length=settings.max_length,
-        overlong=settings.overlong,
-        history_thinking=settings.history_thinking,
-        generation_config=read_generation_config(resolve(settings.model)) or None,
-    )
-    data = read(settings.data)
+    data = read_examples(settings, settings.data)
     if settings.eval_data:
-        return data, read(settings.eval_data).examples
+        return data, read_examples(settings, settings.eval_data).examples
     if not settings.eval_share:
         return data, []
     kept, held_out, sizes = held_out_places(data.sizes, settings.eval_share, settings.seed)
@@ -79,7 +76,18 @@ def read_data(settings: Sft) -> tuple[Demonstrations, list[Example]]:
     return train, [data.examples[i] for i in held_out]
 
 
-def source_of(settings: Sft, data: Demonstrations, subject: Subject) -> DemonstrationSource:
+def read_examples(settings: Supervised, specs: Sequence[str]) -> Demonstrations:
+    return load_examples(
+        specs,
+        tokenizer=load_tokenizer(settings.model),
+        max_length=settings.max_length,
+        overlong=settings.overlong,
+        history_thinking=settings.history_thinking,
+        generation_config=read_generation_config(resolve(settings.model)) or None,
+    )
+
+
+def source_of(settings: Supervised, data: Demonstrations, subject: Subject) -> DemonstrationSource:
     return DemonstrationSource(
         data.examples,
         data.sizes,
@@ -131,7 +139,7 @@ def mean_context(source: DemonstrationSource) -> float:
     return float((source.lengths.astype(float) ** 2).sum() / source.lengths.sum())
 
 
-def lines_of(settings: Sft, source: DemonstrationSource, steps: int) -> list[tuple[str, str]]:
+def lines_of(settings: Supervised, source: DemonstrationSource, steps: int) -> list[tuple[str, str]]:
     """What this run will do, in numbers, before it does it."""
     budget = (
         f"{settings.step_documents} documents"
