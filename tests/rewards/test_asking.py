@@ -1,7 +1,9 @@
 """Questions asked once: kept on disk, bounded in cost, and what becomes of them when the server is in trouble."""
 
+import fcntl
 import json
 import multiprocessing
+import threading
 import time
 from math import exp, log
 
@@ -110,6 +112,22 @@ def test_lines_of_several_writers_stay_whole(tmp_path):
     assert {len(line.split()[1]) for line in lines} == {5000}
 
 
+def test_a_writer_waits_for_another_one(tmp_path):
+    file = tmp_path / "f"
+    with file.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer = threading.Thread(target=append, args=(file, b"late\n"))
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive()
+        other.write(b"half a line")  # which its writer is about to end
+        other.flush()
+        other.write(b", and the rest\n")
+        other.flush()
+    writer.join(5)
+    assert file.read_bytes() == b"half a line, and the rest\nlate\n"
+
+
 def test_the_budget_of_calls_holds_over_runs(tmp_path):
     questions = [ask(c) for c in "abcde"]
     first = Ledger(Fake(echo), tmp_path / "f", Budget(calls=3)).ask(questions)
@@ -170,6 +188,17 @@ def test_answers_under_way_are_kept_and_one_failure_among_many_is_alone():
     assert sum(isinstance(r, Reply) for r in found) == 11
     assert [r.reason for r in found if isinstance(r, Unanswered)] == [
         'the server refused the question: HTTP 400: {"error": {"message": "status 400"}}'
+    ]
+
+
+def test_failures_with_answers_between_them_are_no_reason_to_give_up():
+    texts = ["bad 1", *(f"good {i}" for i in range(60)), "bad 2", *(f"fine {i}" for i in range(60))]
+    with server() as state:
+        state.trouble = lambda number: 503 if "bad" in state.asked[number]["messages"][0]["content"] else None
+        found = Ledger(of_server(state, 2)).ask([ask(text) for text in texts])
+    assert [text for text, r in zip(texts, found, strict=True) if isinstance(r, Unanswered)] == [
+        "bad 1",
+        "bad 2",
     ]
 
 
