@@ -22,6 +22,8 @@ token than its name:
     old_logprob         log-prob under the policy at the start of the round of updates
     reference_logprob   log-prob under the frozen reference
     weight              a factor on the token's loss; 0 leaves it out
+    old_value           what a critic expected before the token, when the round began; old_cost likewise
+    return_value        what it should have expected; return_cost likewise
     teacher_document    which document of the teacher's cache this is, the same for all its tokens
 """
 
@@ -242,6 +244,7 @@ class TokenScores:
     top_ids_Mk: Tensor | None = None
     divergence_M: Tensor | None = None  # float32, nats, from the teacher's next-token distribution
     auxiliary: dict[str, Tensor] = field(default_factory=dict)  # router losses of a mixture of experts
+    values: dict[str, Tensor] = field(default_factory=dict)  # critic's name -> float32 [M], before the token
 
 
 @dataclass(frozen=True)

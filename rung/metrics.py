@@ -100,6 +100,25 @@ METRICS: dict[str, Metric] = {
     "reference_kl": Metric("KL from the policy to the reference (k3), per token", "nats", 0, 1),
     "base_kl": Metric("KL from the base model to the policy, per token", "nats", 0, 1),
     "decision_share": Metric("tokens that count as decisions", "share", low=0.001, high=0.2),
+    # the critic, as it was before the round's updates; the same for one of costs, cost_
+    "value_loss": Metric("half the squared error of the critic, clipped", "", 0, 1e4, "lower"),
+    "value_clipped": Metric("tokens at which the clip held the critic back", "share", 0, 0.5),
+    "value_mean": Metric("mean of what the critic expected", ""),
+    "value_error": Metric("mean square of return - expected", "", 0, better="lower"),
+    "value_return": Metric("mean return", "", better="higher"),
+    "value_return_square": Metric("mean square of the return", "", 0),
+    "explained_variance": Metric("share of the returns' variance the critic foresaw", "", -1, 1, "higher"),
+    "cost_loss": Metric("half the squared error of the critic of costs, clipped", "", 0, 1e4, "lower"),
+    "cost_clipped": Metric("tokens at which the clip held the critic of costs back", "share", 0, 0.5),
+    "cost_mean": Metric("mean of what the critic of costs expected", ""),
+    "cost_error": Metric("mean square of return - expected, of costs", "", 0, better="lower"),
+    "cost_return": Metric("mean return of costs", "", better="lower"),
+    "cost_return_square": Metric("mean square of the return of costs", "", 0),
+    "cost_explained_variance": Metric("share of the costs' variance their critic foresaw", "", -1, 1, "higher"),
+    "update_kl": Metric("KL from the policy at the round's start to the one being trained (k3)", "nats", 0, 0.1),
+    "round_kl": Metric("KL from the policy to the reference (k1), per answer", "nats", -1, 100),
+    "reward_beta": Metric("coefficient of the KL in the reward, in this round", "", 0, 10),
+    "cost_multiplier": Metric("Lagrange multiplier: what a unit of cost is worth in reward", "", 0, 100),
     # the sampler against the trainer, at the same weights
     "sampler_gap": Metric("size of log p(trainer) - log p(sampler), mean over tokens", "nats", 0, 0.05),
     "sampler_gap_max": Metric("the same, of the worst token", "nats", 0, 2),
@@ -140,9 +159,17 @@ def metric_of(name: str) -> Metric | None:
 
 def derived(means: dict[str, float]) -> dict[str, float]:
     """Numbers that follow from means over a whole step, and are no mean themselves."""
-    if not means.get("importance_square"):
-        return {}
-    return {"effective_share": means["importance_mean"] ** 2 / means["importance_square"]}
+    found = {}
+    if means.get("importance_square"):
+        found["effective_share"] = means["importance_mean"] ** 2 / means["importance_square"]
+    for critic, name in (("value", "explained_variance"), ("cost", "cost_explained_variance")):
+        if f"{critic}_return" in means:
+            mean = means[f"{critic}_return"]
+            variance = means[f"{critic}_return_square"] - mean**2
+            left = means[f"{critic}_error"] - (mean - means[f"{critic}_mean"]) ** 2
+            if variance > 1e-12:
+                found[name] = 1 - left / variance
+    return found
 
 
 def out_of_range(name: str, value: float) -> str:

@@ -9,7 +9,7 @@ the compute weight is float32 it is its own master and nothing is copied.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -103,9 +103,10 @@ def _steps(value: float, steps: int) -> int:
 class Stepper:
     """The optimizer over the masters: one library optimizer, or Muon for matrices with AdamW for the rest."""
 
-    def __init__(self, masters: Masters, settings: Optimizer):
+    def __init__(self, masters: Masters, settings: Optimizer, factors: Mapping[str, float] | None = None):
+        """`factors`: how a name begins -> a factor on the learning rate of such weights; 1 for all others."""
         self.masters, self.settings = masters, settings
-        self.optimizers = _build(masters.weights, settings)
+        self.optimizers = _build(masters.weights, settings, factors or {})
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -123,35 +124,50 @@ class Stepper:
             optimizer.load_state_dict(part)
 
 
-def _build(weights: dict[str, Tensor], settings: Optimizer) -> list[torch.optim.Optimizer]:
+def _build(
+    weights: dict[str, Tensor], settings: Optimizer, factors: Mapping[str, float]
+) -> list[torch.optim.Optimizer]:
     # Norms and biases are not decayed: pulling a gain towards 0 is no regularisation.
     matrices = [w for w in weights.values() if w.ndim >= 2]
     vectors = [w for w in weights.values() if w.ndim < 2]
+    own = {id(w): rate for n, w in weights.items() for start, rate in factors.items() if n.startswith(start)}
     if settings.name == "muon":
         hidden = [
             w for n, w in weights.items() if w.ndim == 2 and "embed_tokens" not in n and "lm_head" not in n
         ]
         taken = {id(w) for w in hidden}
-        rest = _groups([w for w in matrices if id(w) not in taken], vectors, settings)
+        rest = _groups([w for w in matrices if id(w) not in taken], vectors, settings, own)
         muon = torch.optim.Muon(
-            [{"params": hidden, "rate_factor": settings.muon_factor}],
+            _by_rate(hidden, own, {"rate_factor": settings.muon_factor}),
             momentum=0.95,
             weight_decay=settings.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
         return [muon, _adamw(rest, settings)]
-    groups = _groups(matrices, vectors, settings)
+    groups = _groups(matrices, vectors, settings, own)
     if settings.name == "adamw":
         return [_adamw(groups, settings)]
     return [_torchao(groups, settings)]
 
 
-def _groups(matrices: Iterable[Tensor], vectors: Iterable[Tensor], settings: Optimizer) -> list[dict]:
-    groups = [
-        {"params": list(matrices), "weight_decay": settings.weight_decay, "rate_factor": 1.0},
-        {"params": list(vectors), "weight_decay": 0.0, "rate_factor": 1.0},
+def _groups(
+    matrices: Iterable[Tensor], vectors: Iterable[Tensor], settings: Optimizer, own: Mapping[int, float]
+) -> list[dict]:
+    return [
+        *_by_rate(matrices, own, {"weight_decay": settings.weight_decay, "rate_factor": 1.0}),
+        *_by_rate(vectors, own, {"weight_decay": 0.0, "rate_factor": 1.0}),
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _by_rate(weights: Iterable[Tensor], own: Mapping[int, float], options: dict) -> list[dict]:
+    """A group for each learning rate that is asked for; `own` names the factor of a weight by its id."""
+    groups: dict[float, list[Tensor]] = {}
+    for weight in weights:
+        groups.setdefault(own.get(id(weight), 1.0), []).append(weight)
+    return [
+        {**options, "params": params, "rate_factor": options["rate_factor"] * factor}
+        for factor, params in groups.items()
+    ]
 
 
 def _adamw(groups: list[dict], settings: Optimizer) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,10 +45,18 @@ class Source(Protocol):
 class State:
     """Everything a step changes: weights, optimizer, loss scale, average, how far we are."""
 
-    def __init__(self, model: nn.Module, settings: Optimizer, *, fp16: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Optimizer,
+        *,
+        fp16: bool = False,
+        factors: Mapping[str, float] | None = None,
+    ):
+        """`factors` are those of `optimizer.Stepper`: parts of the model that learn at another rate."""
         self.model = model
         self.masters = Masters(model)
-        self.stepper = Stepper(self.masters, settings)
+        self.stepper = Stepper(self.masters, settings, factors)
         self.scale = LossScale(fp16)
         self.average = Average(self.masters, settings.average)
         self.step = 0  # steps done

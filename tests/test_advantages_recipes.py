@@ -28,6 +28,7 @@ ROUND = Round(
     reference_N=np.array([-1.5, -2.0, -3.0, 0.0, -1.0, -0.5, -2.0, -3.0]),
     entropy_N=np.array([0.5, 0.1, 0.9, 9.0, 0.2, 0.3, 0.4, 0.8]),
     hidden_ND=np.arange(16, dtype=np.float32).reshape(8, 2),
+    value_N=np.zeros(8),
 )
 K1 = [0.5, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 
@@ -62,19 +63,22 @@ def test_rollouts_without_a_score_do_not_train_and_spoil_nothing(name, reward):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_part_that_is_not_needed_is_not_read(name):
     recipe = RECIPES[name]
-    bare = replace(ROUND, greedy_R=None, logprob_N=None, reference_N=None, entropy_N=None, hidden_ND=None)
+    bare = replace(
+        ROUND, greedy_R=None, logprob_N=None, reference_N=None, entropy_N=None, hidden_ND=None, value_N=None
+    )
     given = {
         "greedy_R": recipe.needs_greedy,
         "entropy_N": recipe.needs_entropy,
         "hidden_ND": recipe.needs_hidden,
         "logprob_N": recipe.needs_hidden or recipe.needs_reference,
         "reference_N": recipe.needs_reference,
+        "value_N": recipe.needs_critic,
     }
     enough = replace(bare, **{part: getattr(ROUND, part) for part, needed in given.items() if needed})
     columns = assign(recipe, enough).columns
     for part, column in assign(recipe, ROUND).columns.items():
         assert columns[part].tolist() == column.tolist()
-    if recipe.needs_greedy or recipe.needs_entropy or recipe.needs_hidden:
+    if recipe.needs_greedy or recipe.needs_entropy or recipe.needs_hidden or recipe.needs_critic:
         with pytest.raises(ValueError, match="not given"):
             assign(recipe, bare)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy import ndarray
 
 from rung.advantages import groups, tokens
+from rung.advantages.actor_critic import critic_credit
 from rung.advantages.filters import carries_signal, overlong_filter
 from rung.advantages.recipes import Recipe
 from rung.advantages.returns import documents, kl_penalty, returns, spread, whiten
@@ -28,6 +29,10 @@ class Round:
     reference_N: ndarray | None = None  # under the reference
     entropy_N: ndarray | None = None  # nats
     hidden_ND: ndarray | None = None  # states entering the output head, float32
+    value_N: ndarray | None = None  # what the critic expects before each token
+    dense_N: ndarray | None = None  # log-prob under a policy trained by DPO, less the reference's
+    cost_R: ndarray | None = None  # like a reward, less is better
+    cost_value_N: ndarray | None = None  # what the critic of costs expects
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Credit:
 
 
 def assign(recipe: Recipe, round: Round, *, signal_R: ndarray | None = None) -> Credit:
-    """Advantage and weight per token; for ReasonMaxxer also `decision`.
+    """Advantage and weight per token; for ReasonMaxxer also `decision`, with a critic what it should have said.
 
     `signal_R` is the reward dynamic sampling looks at, if it is not the one trained on. Tokens of the
     environment and rollouts not kept have advantage 0 and weight 0.
@@ -53,6 +58,7 @@ def assign(recipe: Recipe, round: Round, *, signal_R: ndarray | None = None) -> 
         logprob_N, reference_N = _given(round.logprob_N), _given(round.reference_N)
         penalty_N = kl_penalty(logprob_N, reference_N, round.by_model_N, beta=recipe.reward_beta)
     reward_R = np.asarray(round.reward_R, np.float64)
+    reward_R = reward_R - recipe.missing_end_penalty * round.truncated_R
     if recipe.kl_in_reward == "answer":
         reward_R = reward_R + [penalty_N[rows].sum() for rows in documents(round.lengths)]
     advantage_R = _estimate(recipe, reward_R, round)
@@ -61,18 +67,26 @@ def assign(recipe: Recipe, round: Round, *, signal_R: ndarray | None = None) -> 
         kept_R &= carries_signal(round.reward_R if signal_R is None else signal_R, round.group_R)
     if recipe.overlong_filter:
         kept_R &= overlong_filter(round.truncated_R) > 0
-    advantage_N = spread(np.where(kept_R, advantage_R, 0.0), round.lengths)
-    if recipe.kl_in_reward == "token":
-        advantage_N += returns(penalty_N, round.lengths, round.by_model_N)
+    learned: dict[str, ndarray] = {}
+    if recipe.needs_critic:
+        advantage_N, learned = critic_credit(
+            recipe, reward_R, penalty_N, round.lengths, round.by_model_N, _given(round.value_N),
+            round.dense_N, round.cost_R, round.cost_value_N,
+        )  # fmt: skip
+    else:
+        advantage_N = spread(np.where(kept_R, advantage_R, 0.0), round.lengths)
+        if recipe.kl_in_reward == "token":
+            advantage_N += returns(penalty_N, round.lengths, round.by_model_N)
     trained_N = round.by_model_N & np.repeat(kept_R, round.lengths)
+    learned = {name: np.where(trained_N, column, 0.0) for name, column in learned.items()}
     if recipe.whiten:
         advantage_N = whiten(advantage_N, trained_N)
-    return Credit(_columns(recipe, round, advantage_N, trained_N), kept_R, advantage_R)
+    return Credit(_columns(recipe, round, advantage_N, trained_N) | learned, kept_R, advantage_R)
 
 
 def _estimate(recipe: Recipe, reward_R: ndarray, round: Round) -> ndarray:
     """One advantage per rollout."""
-    if recipe.estimator == "reward":
+    if recipe.estimator in ("reward", "gae"):  # a critic's baseline is subtracted token by token
         return reward_R
     if recipe.estimator == "batch_mean":
         return groups.above_batch(reward_R)

@@ -18,6 +18,7 @@ Estimator = Literal[
     "group_mean",
     "group_normalized",
     "group_mean_batch_std",
+    "gae",  # against a critic
 ]
 TokenCredit = Literal["uniform", "entropy_mask", "entropy_shaped", "delta", "decisions"]
 
@@ -42,6 +43,11 @@ class Recipe:
     dynamic_sampling: bool = False  # draw again for prompts whose answers all score alike
     overlong_filter: bool = False  # an answer that ran into its limit does not train
     offline: bool = False  # rollouts are drawn once, from the base model
+    missing_end_penalty: float = 0.0  # taken from the reward of an answer that ran into its limit
+    dense_weight: float = 0.0  # of a DPO policy's log-ratio as reward of each token (RTO)
+    dense_limit: float = 0.05  # largest size of that reward
+    multiplier: float | None = None  # what a unit of cost is worth in reward; None: there is no cost
+    kl_share: float = 0.5  # where there is one, how much of the KL the reward bears; the cost bears the rest
 
     @property
     def needs_greedy(self) -> bool:
@@ -58,9 +64,14 @@ class Recipe:
         return self.token_credit == "delta"
 
     @property
+    def needs_critic(self) -> bool:
+        return self.estimator == "gae"
+
+    @property
     def needs_reference(self) -> bool:
         in_reward = self.kl_in_reward != "none" and self.reward_beta != 0
-        return in_reward or bool(self.loss_options.get("beta")) or self.loss == "reason_maxxer"
+        in_loss = bool(self.loss_options.get("beta")) or self.loss == "reason_maxxer"
+        return in_reward or in_loss or self.dense_weight != 0
 
 
 RECIPES: dict[str, Recipe] = {
@@ -88,6 +99,16 @@ RECIPES: dict[str, Recipe] = {
     ),
     "entropy_shaped": Recipe("dapo", token_credit="entropy_shaped"),
     "delta": Recipe("dapo", {"dual_clip": 10.0}, token_credit="delta", updates=4),
+    "ppo": Recipe(
+        "ppo",
+        estimator="gae",
+        estimator_options={"discount": 1.0, "trace": 0.95},
+        whiten=True,
+        kl_in_reward="token",
+        reward_beta=0.05,
+        group_size=1,
+        updates=4,
+    ),
     "reason_maxxer": Recipe(
         "reason_maxxer",
         estimator_options={"ddof": 0, "limit": 2.5},

@@ -11,6 +11,7 @@
     gspo                   = grpo                ratio of the whole answer
     reinforce_plus_plus    = dapo                equal clips; whitened credit
     cispo                  clipped weights       no token loses its gradient
+    ppo                    clipped surrogate     and the regression of a critic
     reason_maxxer          offline, sparse       -A log p at decisions, an anchor elsewhere
 """
 
@@ -33,7 +34,7 @@ POLICY_GRADIENTS = (
     "cispo",
     "reinforce_plus_plus",
 )
-NAMES = ("nll", *POLICY_GRADIENTS, "reason_maxxer")
+NAMES = ("nll", *POLICY_GRADIENTS, "reason_maxxer", "ppo")
 
 
 def find(name: str) -> Callable[..., Loss]:
@@ -44,6 +45,7 @@ def find(name: str) -> Callable[..., Loss]:
     from rung.methods.grpo import grpo
     from rung.methods.gspo import gspo
     from rung.methods.nll import nll
+    from rung.methods.ppo import ppo
     from rung.methods.reason_maxxer import reason_maxxer
     from rung.methods.reinforce import reinforce
     from rung.methods.reinforce_plus_plus import reinforce_plus_plus
@@ -62,5 +64,6 @@ def find(name: str) -> Callable[..., Loss]:
         "cispo": cispo,
         "reinforce_plus_plus": reinforce_plus_plus,
         "reason_maxxer": reason_maxxer,
+        "ppo": ppo,
     }
     return losses[name]

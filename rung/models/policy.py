@@ -6,12 +6,12 @@ reach the head, so prompts cost nothing there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rung.batch import Batch, TokenScores, prediction_sites
 from rung.kernels.invariant import pad_rows
@@ -32,15 +32,17 @@ def score(
     mean_over: Literal["", "token", "sequence"] = "",
     credit_M: Tensor | None = None,
     perturb: Callable[[Tensor], Tensor] | None = None,
+    heads: Mapping[str, nn.Module] | None = None,
 ) -> TokenScores:
     """float32 log p of each trained token given its own document, in order, plus what was asked for.
 
     `mean_over` is a hint, never a promise: a caller whose loss will be the mean of these log-probs over
     tokens or sequences, each weighed by `credit_M` where that is given, saves one matrix product by saying so
-    (see `linear_logprob`).
+    (see `linear_logprob`). `heads` read one number each off the states that predict the trained tokens.
     """
     sites = trained_sites(model, batch, perturb)
     states_MD, targets_M, document_M = sites.states_MD, sites.targets_M, sites.document_M
+    values = {name: head(states_MD.float()).squeeze(1) for name, head in (heads or {}).items()}
     guess_M = None
     if mean_over:
         trained_B = torch.bincount(document_M, minlength=len(batch))
@@ -66,8 +68,9 @@ def score(
     )
     assert logprob_M is not None
     return TokenScores(
-        logprob_M, document_M, entropy_M, top_logprobs_Mk, top_ids_Mk, auxiliary=sites.auxiliary
-    )
+        logprob_M, document_M, entropy_M, top_logprobs_Mk, top_ids_Mk,
+        auxiliary=sites.auxiliary, values=values,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from rung import dist
 from rung.advantages.recipes import Recipe
@@ -52,7 +53,7 @@ from rung.pipelines.sampler import (
 )
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
-from rung.rewards.score import Score
+from rung.rewards.score import Reward, Score
 from rung.rewards.workers import Graders
 from rung.rollouts.columns import Graded
 from rung.rollouts.episodes import Ask, Theatre
@@ -64,17 +65,18 @@ from rung.sources.experience import ExperienceSource, example
 from rung.train import Metrics
 
 
-def rl(settings: Rl, command: str = "rl") -> Path:
+def rl(settings: Rl, command: str = "rl", kind: type[Player] | None = None) -> Path:
     """Train and return the run folder. Continues the run where `settings.resume` names one."""
+    kind = kind or Player
     stage = open_stage(command, settings)
-    recipe = recipe_of(settings)
+    recipe = kind.recipe_for(settings)
     environment = load_environment(
         settings.env, seed=settings.seed, train_size=settings.train_tasks, test_size=settings.test_tasks
     )
     if settings.difficulty_from:
         environment = of_right_difficulty(environment, settings)
-    reward = reward_named(settings.reward) if settings.reward else environment.reward
-    subject, state = load_stage(stage)
+    reward = kind.reward_for(settings, environment)
+    subject, state = kind.load(stage)
     model: Any = subject.model
     check_sampler(
         settings, model, needs_entropy=f"--method {settings.method}" if recipe.needs_entropy else ""
@@ -94,8 +96,13 @@ def rl(settings: Rl, command: str = "rl") -> Path:
         Graders(environment.reward, **limits) as verifiers,
         opened_sampler(settings, subject, model) as engine,
     ):
-        player = Player(settings, recipe, environment, subject, model, engine, graders, verifiers, updates)
+        player = kind(settings, recipe, environment, subject, model, engine, graders, verifiers, updates)
         return player.train(stage, state)
+
+
+def reward_for(settings: Rl, environment: Environment) -> Reward:
+    """What is trained on."""
+    return reward_named(settings.reward) if settings.reward else environment.reward
 
 
 def of_right_difficulty(environment: Environment, settings: Rl) -> Environment:
@@ -113,8 +120,9 @@ def of_right_difficulty(environment: Environment, settings: Rl) -> Environment:
 
 @dataclass
 class Player:
-    """The parts of one run, put together."""
+    """The parts of one run, put together. PPO's (`ppo.py`) loads, scores and equips more."""
 
+    part: ClassVar[str] = ""  # how the names of the model's weights begin in the state
     settings: Rl
     recipe: Recipe
     environment: Environment
@@ -127,6 +135,18 @@ class Player:
     )
     updates: int
     heldout: tuple[float, ...] | None = None  # the last evaluation's scores, until a round has looked at them
+
+    @staticmethod
+    def recipe_for(settings: Any) -> Recipe:
+        return recipe_of(settings)
+
+    @staticmethod
+    def reward_for(settings: Any, environment: Environment) -> Reward:
+        return reward_for(settings, environment)
+
+    @staticmethod
+    def load(stage: Stage) -> tuple[Subject, Any]:
+        return load_stage(stage)
 
     def train(self, stage: Stage, state: Any) -> Path:
         settings, recipe, model = self.settings, self.recipe, self.model
@@ -151,6 +171,7 @@ class Player:
             began=partial(self._began, collector),
         )  # fmt: skip
         self.source = source
+        self.equip(collector, source, state)
         config = {
             "data_digest": tasks_digest(self.environment),
             "recipe": {**to_dict(recipe)},
@@ -166,6 +187,7 @@ class Player:
                 mean_context=settings.max_tokens,
                 evaluate=self._evaluate if len(self.environment.test) else None,
                 opened=self._opened,
+                part=self.part,
             )  # fmt: skip
         finally:
             source.close()
@@ -175,6 +197,13 @@ class Player:
         model: Any = load_model(self.settings.model, self.subject.dtype, self.subject.device)
         model.batch_invariant = self.settings.batch_invariant
         return model.requires_grad_(False).eval()
+
+    def equip(self, collector: Collector, source: ExperienceSource, state: Any) -> None:
+        """What else a round is made of; nothing here."""
+
+    def heads(self) -> dict[str, nn.Module]:
+        """What else is read off the policy's states; nothing here."""
+        return {}
 
     def _old_logprobs(self) -> ScoreRollouts | None:
         """Where the ratio of a round's updates is measured from; None: from the policy of the moment itself.
@@ -243,7 +272,7 @@ class Player:
         return score(
             model, batch, temperature=settings.temperature or 1.0, head_float32=settings.head_float32,
             entropy=bool(self.recipe.loss_options.get("entropy_bonus")), credit_M=credit_M,
-            mean_over="sequence" if self._aggregation() == "sequence" else "token",
+            mean_over="sequence" if self._aggregation() == "sequence" else "token", heads=self.heads(),
         )  # fmt: skip
 
     def _aggregation(self) -> str:

@@ -63,16 +63,20 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def start_masters(state: State, name: str) -> None:
+def start_masters(state: State, name: str, part: str = "") -> None:
     """Give the float32 masters the checkpoint's own values, not those that bf16 rounded.
+
+    `part` is how the names of these weights begin in the module being trained, where it holds several models.
 
     A master that starts on bf16's grid needs many small steps before its compute weight moves at all; one
     that starts where the checkpoint left it is anywhere between two grid points, so some weights move at
     every step and the rounding is fair on average.
     """
-    stored = read_tensors(resolve(name))
-    if state.masters.weights.keys() <= stored.keys():  # not for adapters, which start in float32
-        state.masters.load(stored)
+    stored = {part + key: tensor for key, tensor in read_tensors(resolve(name)).items()}
+    masters = state.masters.weights
+    own = {key for key in masters if key.startswith(part)}
+    if own <= stored.keys():  # not for adapters, which start in float32
+        state.masters.load({**masters, **{key: stored[key] for key in stored.keys() & masters.keys()}})
 
 
 def load_subject(

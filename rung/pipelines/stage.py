@@ -89,6 +89,13 @@ def open_stage(command: str, settings: StageSettings) -> Stage:
 
 def load_stage(stage: Stage) -> tuple[Subject, State]:
     """The model on its device and a fresh State; weights are those of the checkpoint where one is continued."""
+    subject = load_model_of(stage)
+    fp16 = subject.dtype == torch.float16
+    return subject, State(subject.model, stage.settings.optimizer, fp16=fp16)
+
+
+def load_model_of(stage: Stage) -> Subject:
+    """The model alone, for a stage whose State holds more than it."""
     settings = stage.settings
     subject = load_subject(
         settings.model,
@@ -101,7 +108,7 @@ def load_stage(stage: Stage) -> tuple[Subject, State]:
     )
     if stage.latest is not None and settings.lora.rank:
         load_adapter(subject.model, stage.latest)
-    return subject, State(subject.model, settings.optimizer, fp16=subject.dtype == torch.float16)
+    return subject
 
 
 def run_stage(
@@ -119,13 +126,15 @@ def run_stage(
     evaluate: Callable[[], Metrics] | None = None,
     opened: Callable[[Run, int], None] | None = None,
     finding: Callable[[Run], str] | None = None,
+    part: str = "",
 ) -> Path:
     """Train to `steps` and return the run folder.
 
     `config` joins the settings in config.json and holds at least `data_digest`, which a resumed run is held
     to, and `loss`, what is minimised in words. `lines` are announced with the rest, `opened` is called with the run
     folder and the steps done before the first step, `finding` says at the end
-    in a sentence what the run's metrics show.
+    in a sentence what the run's metrics show. `part` is how the names of the subject's weights begin in the state,
+    where that holds more.
     """
     settings = stage.settings
     config = {
@@ -139,7 +148,7 @@ def run_stage(
     }
     run = _begin(stage, config)
     if stage.latest is None:
-        start_masters(state, settings.model)
+        start_masters(state, settings.model, part)
     else:
         load_checkpoint(stage.latest, state)
         if dist.rank() == 0:
@@ -231,7 +240,7 @@ def _announce(
     if dist.rank() > 0:
         return
     trained = sum(w.numel() for w in state.masters.weights.values())
-    total = sum(p.numel() for p in subject.model.parameters())
+    total = sum(p.numel() for p in state.model.parameters())
     lines = [
         ("run", f"{run.path}" + (f", resumed after step {state.step}" if state.step else "")),
         (

@@ -17,7 +17,7 @@ import pyarrow as pa
 from rung.batch import Rollout
 from rung.rewards.score import Abstain, Failure, Score, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEY = b"rung.rollouts"  # where a file's metadata say that it is one of ours, and of which schema
 
 
@@ -31,8 +31,13 @@ class Graded:
     weight: np.ndarray | None = None  # float32 [T]
     old_logprob: np.ndarray | None = None  # float32 [T], under the trainer's policy when the round began
     reference_logprob: np.ndarray | None = None  # float32 [T], under the frozen reference
+    old_value: np.ndarray | None = None  # float32 [T], what the critic expected before each token
+    return_value: np.ndarray | None = None  # float32 [T], what it should have expected
+    old_cost: np.ndarray | None = None  # the same two, of costs
+    return_cost: np.ndarray | None = None
 
 
+OF_CRITIC = ("old_value", "return_value", "old_cost", "return_cost")
 # Per-token columns: name -> dtype. Those of a rollout are never null; those of its grading may be.
 OF_ROLLOUT = {
     "token_ids": np.int32,
@@ -42,7 +47,9 @@ OF_ROLLOUT = {
     "entropy": np.float32,
     "version": np.int32,
 }
-OF_GRADING = dict.fromkeys(["advantage", "weight", "old_logprob", "reference_logprob"], np.float32)
+OF_GRADING = dict.fromkeys(
+    ["advantage", "weight", "old_logprob", "reference_logprob", *OF_CRITIC], np.float32
+)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # "12/3": the fourth rollout of round 12
@@ -136,7 +143,7 @@ def check(record: Graded, name: str) -> None:
     given |= {name: getattr(rollout, name) for name in OF_ROLLOUT}
     for column, dtype in (OF_ROLLOUT | OF_GRADING).items():
         array = given[column]
-        if array is None and column in ("weight", "old_logprob", "reference_logprob"):
+        if array is None and column in OF_GRADING and column != "advantage":
             continue
         if array.dtype != dtype or array.shape != (len(rollout),):
             raise ValueError(
@@ -156,7 +163,8 @@ def writable(text: str) -> str:
 
 
 def records_of(batch: pa.RecordBatch) -> list[Graded]:
-    tokens = {name: arrays(batch.column(name), dtype) for name, dtype in (OF_ROLLOUT | OF_GRADING).items()}
+    there = [*OF_ROLLOUT, *(name for name in OF_GRADING if name in batch.schema.names)]  # schema 1 had fewer
+    tokens = {name: arrays(batch.column(name), (OF_ROLLOUT | OF_GRADING)[name]) for name in there}
     prompts = arrays(batch.column("prompt_ids"), np.int32)
     names = ["task", "group", "finish", "digest", "text", "verdict", "reward", "parts", "failure", "detail"]
     rows = batch.select(names).to_pylist(maps_as_pydicts="strict")
@@ -168,7 +176,7 @@ def records_of(batch: pa.RecordBatch) -> list[Graded]:
                 **{name: tokens[name][i] for name in OF_ROLLOUT},
             ),
             verdict=verdict_of(rows[i]),
-            **{name: tokens[name][i] for name in OF_GRADING},
+            **{name: tokens[name][i] for name in OF_GRADING if name in tokens},
         )
         for i in range(len(rows))
     ]

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from rung.batch import Rollout
 from rung.data.mixture import epoch_order
 from rung.errors import RunStopped
 from rung.rewards.score import Attempt, Score, Verdict
-from rung.rollouts.columns import Graded
+from rung.rollouts.columns import OF_CRITIC, Graded
 from rung.rollouts.engine import sample_seed
 from rung.rollouts.episodes import Ask, Episode, Theatre
 
@@ -47,6 +47,11 @@ class Collector:
     old: ScoreRollouts | None = (
         None  # log-probs under the policy as it is now, where a round has several updates
     )
+    values: Callable[[Sequence[Rollout]], dict[str, list[np.ndarray]]] | None = (
+        None  # what the critics expect before each token, by the critic's name
+    )
+    dense: ScoreRollouts | None = None  # log-probs under the policy trained by DPO
+    adapted: Callable[[int, Recipe], Recipe] = lambda round, recipe: recipe  # the recipe as a round has it
     seconds: dict[str, float] | None = None  # where the time of the last round went
 
     def __call__(self, round: int) -> list[Graded]:
@@ -61,7 +66,7 @@ class Collector:
             if self._full(played):
                 break
         sampled = time.perf_counter()
-        graded = self._credit(self._best_groups(played), greedy)
+        graded = self._credit(self.adapted(round, self.recipe), self._best_groups(played), greedy)
         self.seconds = {"rollout_seconds": sampled - began, "credit_seconds": time.perf_counter() - sampled}
         return graded
 
@@ -111,7 +116,9 @@ class Collector:
         chosen = set(order[: self.prompts])
         return [part for part in played if part[0].group in chosen]
 
-    def _credit(self, played: list[tuple[Rollout, Verdict]], greedy: dict[int, float]) -> list[Graded]:
+    def _credit(
+        self, recipe: Recipe, played: list[tuple[Rollout, Verdict]], greedy: dict[int, float]
+    ) -> list[Graded]:
         rollouts = [rollout for rollout, _ in played]
         if not any(isinstance(verdict, Score) for _, verdict in played):
             raise RunStopped(
@@ -123,13 +130,14 @@ class Collector:
             self.reference(rollouts) if self.reference is not None and self.recipe.needs_reference else None
         )
         old = self.old(rollouts) if self.old is not None else None
-        credit = assign(self.recipe, self._round(played, greedy, reference))
+        credit = assign(recipe, self._round(played, greedy, reference, old))
         starts = np.cumsum([0, *(len(rollout) for rollout in rollouts)])
         nothing = not credit.kept_R.any()  # no group to learn from: train all with an advantage of 0
         graded = []
         for i, (rollout, verdict) in enumerate(played):
             rows = slice(starts[i], starts[i + 1])
             weight = np.ones(len(rollout)) if nothing else credit.columns["weight"][rows]
+            learned = {name: credit.columns[name] for name in OF_CRITIC if name in credit.columns}
             graded.append(
                 Graded(
                     rollout,
@@ -138,12 +146,21 @@ class Collector:
                     weight.astype(np.float32),
                     old[i] if old is not None else None,
                     reference[i] if reference is not None else None,
+                    **{name: column[rows].astype(np.float32) for name, column in learned.items()},
                 )
             )
         return graded
 
-    def _round(self, played, greedy: dict[int, float], reference: list[np.ndarray] | None) -> Round:
+    def _round(
+        self,
+        played: list[tuple[Rollout, Verdict]],
+        greedy: dict[int, float],
+        reference: list[np.ndarray] | None,
+        old: list[np.ndarray] | None,
+    ) -> Round:
         rollouts = [rollout for rollout, _ in played]
+        values = self.values(rollouts) if self.values is not None else {}
+        dense = self.dense(rollouts) if self.dense is not None else None
 
         def joined(name: str) -> np.ndarray:
             return np.concatenate([getattr(rollout, name) for rollout in rollouts])
@@ -155,9 +172,13 @@ class Collector:
             lengths=tuple(len(rollout) for rollout in rollouts),
             by_model_N=joined("by_model"),
             greedy_R=np.array([greedy.get(rollout.group, np.nan) for rollout in rollouts]),
-            logprob_N=joined("sampler_logprob").astype(np.float64),
-            reference_N=None if reference is None else np.concatenate(reference).astype(np.float64),
+            logprob_N=joined("sampler_logprob").astype(np.float64) if old is None else _flat(old),
+            reference_N=_flat(reference),
             entropy_N=joined("entropy").astype(np.float64),
+            value_N=_flat(values.get("value")),
+            dense_N=None if dense is None or reference is None else _flat(dense) - _flat(reference),
+            cost_R=np.array([_cost(verdict) for _, verdict in played]),
+            cost_value_N=_flat(values.get("cost")),
         )
 
 
@@ -183,6 +204,16 @@ class GradedAsTheyEnd:
         """In the order of the asks."""
         found = (self.places[index] for index in range(len(self.asks)))
         return [grading.futures[place].result() for grading, place in found]
+
+
+def _flat(columns: list[np.ndarray] | None) -> Any:
+    """End to end in float64, or None."""
+    return None if columns is None else np.concatenate(columns).astype(np.float64)
+
+
+def _cost(verdict: Verdict) -> float:
+    """The part of a score that is called cost; NaN where there is none."""
+    return verdict.parts.get("cost", float("nan")) if isinstance(verdict, Score) else float("nan")
 
 
 def _value(verdict: Verdict) -> float:

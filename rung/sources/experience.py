@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rung.batch import Batch, Example, collate
-from rung.rollouts.columns import Graded
+from rung.rollouts.columns import OF_CRITIC, Graded
 from rung.rollouts.store import RolloutStore
 
 Metrics = dict[str, float]
@@ -26,6 +26,8 @@ Metrics = dict[str, float]
 @dataclass
 class ExperienceSource:
     """`collect(round)` samples with the weights of the moment; `began(round)` sees each round once collected.
+
+    With `cut_short` a round may end before its `updates` are done; its remaining steps go to rounds after it.
 
     `staleness` s > 0 collects ahead: round r is sampled, in a thread of its own, with the weights that had seen
     rounds 0 to r - s - 1; `freeze(step)` is called on the training thread when those weights are there, to take
@@ -45,6 +47,9 @@ class ExperienceSource:
     staleness: int = 0
     freeze: Callable[[int], None] = lambda step: None
     began: Callable[[int, list[Graded]], Metrics] = lambda round, graded: {}
+    cut_short: Callable[[], bool] | None = None  # whether the step just done moved the policy far enough
+    starts: list[int] = field(default_factory=list)  # where rounds can be cut short, the step each began with
+    _place: tuple[int, int] = field(default=(0, 0), repr=False)
     _current: tuple[int, list[Graded]] = field(default=(-1, []), repr=False)
     _metrics: Metrics = field(default_factory=dict, repr=False)
     _ahead: dict[int, Future[list[Graded]]] = field(default_factory=dict, repr=False)
@@ -52,10 +57,23 @@ class ExperienceSource:
 
     def resume(self, step: int) -> None:
         """Forget the rounds that a checkpoint after `step` steps has not begun, as if they had never been."""
-        self.store.discard_after((step - 1) // self.updates if step else -1)
+        if self.cut_short is not None:
+            self.starts = [start for start in self.starts if start < step]
+            self.store.discard_after(len(self.starts) - 1)
+        else:
+            self.store.discard_after((step - 1) // self.updates if step else -1)
+
+    def place(self, step: int) -> tuple[int, int]:
+        """The round of a step, and which of its updates the step is. Steps come in order where rounds are cut."""
+        if self.cut_short is None:
+            return divmod(step, self.updates)
+        done = step - self.starts[-1] if self.starts else self.updates
+        if done >= self.updates or (done > 0 and self.cut_short()):
+            self.starts.append(step)
+        return len(self.starts) - 1, step - self.starts[-1]
 
     def step(self, step: int) -> list[Batch]:
-        round, update = divmod(step, self.updates)
+        round, update = self._place = self.place(step)
         graded = self._round(round, step)
         groups = self._share(graded, round, update)
         return [
@@ -64,7 +82,8 @@ class ExperienceSource:
 
     def metrics(self, step: int) -> Metrics:
         """What the round was like, logged with its first step."""
-        return self._metrics | {"round": step // self.updates} if step % self.updates == 0 else {}
+        round, update = self._place
+        return self._metrics | {"round": round} if update == 0 else {}
 
     def close(self) -> None:
         if self._thread is not None:
@@ -174,6 +193,7 @@ def example(record: Graded) -> Example:
         "weight": record.weight,
         "old_logprob": record.old_logprob,
         "reference_logprob": record.reference_logprob,
+        **{name: getattr(record, name) for name in OF_CRITIC},
     }
     return Example(
         token_ids=np.concatenate([rollout.prompt_ids, rollout.token_ids]),

@@ -44,6 +44,7 @@ def play(recipe, theta_S2, drawn) -> Round:
         reference_N=np.full(sum(lengths), np.log(0.5)),
         entropy_N=-(now_S2.exp() * now_S2).sum(1).numpy()[states],
         hidden_ND=np.eye(3)[states],
+        value_N=np.zeros(sum(lengths)),
     )
 
 

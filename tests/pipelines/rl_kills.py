@@ -66,7 +66,7 @@ def one(job: dict) -> list:
     log.parent.mkdir(parents=True, exist_ok=True)
     first = in_child(killed, log)
     before = log.read_text()
-    second = in_child(lambda: status(["rl", "--resume", job["out"]]), log)
+    second = in_child(lambda: status([job["words"][0], "--resume", job["out"]]), log)
     return [first, second, before + log.read_text()]
 
 
