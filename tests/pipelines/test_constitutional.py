@@ -79,6 +79,10 @@ def test_each_round_looks_at_the_last_answer_under_its_own_principle():
     critiques = [q for q in model.asked if kind_of(q) == "critique"]
     assert [shown(q, "answer") for q in critiques] == ["a.", "a.!"]
     assert [shown(q, "principle") for q in critiques] == [texts[name] for name in rows.pairs[0]["principles"]]
+    revisions = [q for q in model.asked if kind_of(q) == "revision"]
+    assert [shown(q, "answer") for q in revisions] == ["a.", "a.!"]
+    assert [shown(q, "principle") for q in revisions] == [shown(q, "principle") for q in critiques]
+    assert [shown(q, "critique") for q in revisions] == ["More!", "More!"]
     answer, *others = model.asked
     assert answer.temperature == 1.0 and {q.temperature for q in others} == {0.0}
 
