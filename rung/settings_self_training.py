@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rung.errors import UserError
+from rung.settings import Sft
 
 
 @dataclass(frozen=True)
@@ -120,3 +121,51 @@ class Ssd(Rft):
     """Leave out answers of a single line."""
     shortest_share: float = 0.1
     """Leave out this share of what is kept, the shortest."""
+
+
+@dataclass(frozen=True)
+class SelfTrain:
+    """Iterated rejection-sampling fine-tuning: sample, keep what is right, train, and again, under a collapse guard.
+
+    Every generation is trained on the answers of the one before it, with a share of rows that people wrote. It ends
+    after `generations`, or earlier, with the reason, where the guard speaks.
+    """
+
+    model: str = "smollm2-135m"
+    """A known name, a Hugging Face id, a local folder, a run folder or a .gguf file."""
+    out: str = ""
+    """The folder of all generations; by default a new one under runs/."""
+    resume: str = ""
+    """Continue this folder, with the settings it was started with."""
+    generations: int = 3
+    """Times of training."""
+    start: Literal["first", "last"] = "first"
+    """What is trained in each generation: the first model again (as in STaR), or the last generation's."""
+    human: tuple[str, ...] = ()
+    """Files of rows that people wrote; no row is used in two generations."""
+    human_share: float = 0.0
+    """Share of each generation's training rows that is theirs; a tenth holds collapse up, none does not."""
+    most_lost: float = 0.2
+    """The guard: the largest loss of different word pairs in the answers since the first model, as a share."""
+    level: float = 0.01
+    """The guard's level: a loss, or a fall of the score, must be less likely than this to be chance."""
+    rft: Rft = field(default_factory=Rft)
+    sft: Sft = field(default_factory=Sft)
+
+    def __post_init__(self) -> None:
+        if self.generations < 1:
+            raise UserError(f"--generations is {self.generations}; write at least 1.")
+        if not 0 <= self.human_share < 1:
+            raise UserError(f"--human-share is {self.human_share}; write a share from 0 to below 1.")
+        if bool(self.human) != bool(self.human_share):
+            raise UserError(
+                "--human FILE and --human-share SHARE belong together; give both, or none of them."
+            )
+        if not (0 < self.level < 1 and 0 <= self.most_lost <= 1):
+            raise UserError("--level is a probability above 0 and below 1, --most-lost a share from 0 to 1.")
+        own = {"rft": ("model", "out", "resume"), "sft": ("model", "out", "resume", "data")}
+        for name, keys in own.items():
+            part, default = getattr(self, name), Rft() if name == "rft" else Sft()
+            for key in keys:
+                if getattr(part, key) != getattr(default, key):
+                    raise UserError(f"--{name}.{key} is set by each generation; leave it out.")

@@ -45,11 +45,11 @@ COMMANDS: dict[str, Command] = {
     "distill-on-policy": Command(
         "distill", "DistillOnPolicy", "on_policy", "the student writes, a teacher judges each token", "train"
     ),
-    "distill-on-policy": Command(
-        "distill", "DistillOnPolicy", "on_policy", "the student writes, a teacher judges each token", "train"
-    ),
     "cai": Command("cai", "Cai", "cai", "make SFT rows and pairs by critique and revision", "make data"),
     "rlaif": Command("cai", "Rlaif", "rlaif", "make pairs that a judge has labelled", "make data"),
+    "self-train": Command(
+        "self_train", "SelfTrain", "main", "rft and sft in turn, under a collapse guard", "train"
+    ),
     "chat": Command("chat", "Chat", "main", "talk to a model", "use a model"),
     "generate": Command("generate", "Generate", "main", "complete prompts", "use a model"),
     "serve": Command("serve", "Serve", "main", "serve a model to OpenAI's clients", "use a model"),
@@ -73,7 +73,9 @@ COMMANDS: dict[str, Command] = {
     "eval diff": Command(
         "evaluations", "EvalDiff", "diff", "the first thing in which two results differ", "measure"
     ),
-    "eval winrate": Command("evaluate_winrate", "EvalWinrate", "winrate", "win rates and Elo by a judge", "measure"),
+    "eval winrate": Command(
+        "evaluate_winrate", "EvalWinrate", "winrate", "win rates and Elo by a judge", "measure"
+    ),
     "eval text": Command("evaluate_text", "EvalText", "text", "perplexity of text, KL to a base", "measure"),
     "eval contamination": Command(
         "evaluate_text",
@@ -92,7 +94,9 @@ COMMANDS: dict[str, Command] = {
         "data_generate", "DataGenerate", "main", "tasks and answers from a few seed tasks", "data"
     ),
     "data filter": Command("data_filter", "DataFilter", "main", "keep what is worth training on", "data"),
-    "data steps": Command("steps", "DataSteps", "main", "label the steps of solutions by completing them", "data"),
+    "data steps": Command(
+        "steps", "DataSteps", "main", "label the steps of solutions by completing them", "data"
+    ),
     "data rubrics": Command("data_rubrics", "DataRubrics", "main", "write each row a rubric", "data"),
     "data ches": Command("ches", "DataChes", "main", "pairs that would make DPO lower both answers", "data"),
     "runs list": Command("runs", "RunsList", "list_runs", "the runs in a folder", "runs"),
