@@ -92,6 +92,7 @@ METRICS: dict[str, Metric] = {
         "mean score of held-out tasks by the environment's verifier", "", better="higher"
     ),
     "heldout_solved": Metric("held-out tasks with full score", "share", 0, 1, "higher"),
+    "heldout_tasks": Metric("held-out tasks that got a score", "tasks", low=1),
     "round": Metric("rounds of rollouts begun, from 0", "rounds", low=0),
     # policy gradients
     "clipped_low": Metric("tokens the clip stopped from falling further", "share", low=0, high=0.5),

@@ -63,7 +63,10 @@ def measurements(trace: Trace) -> dict[int, tuple[float, ...]]:
 
 
 def heldout_count(trace: Trace) -> int:
-    """At least so many held-out tasks were scored; 0 if that cannot be told."""
+    """At least so many held-out tasks were scored; 0 if that cannot be told, in a run that did not log it."""
+    counts = trace.series("heldout_tasks")[1]
+    if len(counts):
+        return int(min(counts))
     shares = trace.series("heldout_solved")[1]
     scores = trace.series("heldout_score")[1]
     shares = np.concatenate([shares, scores]) if np.array_equal(shares, scores) else shares

@@ -12,7 +12,7 @@ import inspect
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from rung.batch import Batch, Rollout, TokenScores, collate
 from rung.config import to_dict
 from rung.data.pack import pack
 from rung.data.tokens import token_policy
-from rung.diagnose.facts import facts_of, round_facts
+from rung.diagnose.facts import Facts, facts_of, round_facts
 from rung.diagnose.health import Health
 from rung.envs.curriculum import counted, selected
 from rung.envs.environment import Environment
@@ -40,6 +40,7 @@ from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
 from rung.models.load import load_model
 from rung.models.policy import score
+from rung.pipelines.heldout import Heldout
 from rung.pipelines.judging import reward_named
 from rung.pipelines.recipe import compared, recipe_of
 from rung.pipelines.sampler import (
@@ -134,7 +135,7 @@ class Player:
         Graders  # the environment's own reward: what held-out tasks are judged by, whatever is trained on
     )
     updates: int
-    heldout: tuple[float, ...] | None = None  # the last evaluation's scores, until a round has looked at them
+    heldout: Heldout = field(default_factory=Heldout)
 
     @staticmethod
     def recipe_for(settings: Any) -> Recipe:
@@ -150,7 +151,7 @@ class Player:
 
     def train(self, stage: Stage, state: Any) -> Path:
         settings, recipe, model = self.settings, self.recipe, self.model
-        self.health = Health()
+        self.health, self.state = Health(), state
         model.batch_invariant = settings.batch_invariant
         reference = self._start() if recipe.needs_reference else None
         self.theatre = self._theatre(self.engine, settings.temperature, settings.top_p)
@@ -221,8 +222,12 @@ class Player:
         if dist.rank() == 0:
             self.source.resume(step)
         dist.wait()
+        self.heldout = Heldout.resume(run.path, step, writes=dist.rank() == 0)
         for round in self.source.store.rounds()[:-1] if step % self.updates else self.source.store.rounds():
-            self.health.feed(facts_of(round, compared(self.recipe, self.source.store.read(round))))
+            self.health.feed(self._facts(round, compared(self.recipe, self.source.store.read(round))))
+
+    def _facts(self, round: int, graded: Sequence[Graded]) -> Facts:
+        return facts_of(round, graded, heldout=self.heldout.before(round, self.updates))
 
     def _theatre(self, engine: TrainingSampler, temperature: float, top_p: float = 1.0) -> Theatre:
         settings, tokenizer = self.settings, self.subject.tokenizer
@@ -258,12 +263,11 @@ class Player:
         if not self.settings.staleness:
             rest(self.engine)
         graded = list(compared(self.recipe, graded))
-        for finding in self.health.feed(facts_of(round, graded, heldout=self.heldout)):
+        for finding in self.health.feed(self._facts(round, graded)):
             if dist.rank() == 0:
                 console.print(f"finding  {finding}", highlight=False, markup=False, soft_wrap=True)
             if finding.severity == "stop" and self.settings.findings == "stop":
                 raise RunStopped(f"Stopped in round {round}: {finding}", 1)
-        self.heldout = None
         return round_facts(graded) | (collector.seconds or {})
 
     def _score(self, model: Model, batch: Batch) -> TokenScores:
@@ -318,8 +322,9 @@ class Player:
         rest(engine)
         scores = [verdict.value for verdict in dist.gather_objects(own) if isinstance(verdict, Score)]
         if scores and min(scores) >= 0 and max(scores) <= 1:
-            self.heldout = tuple(scores)
+            self.heldout.add(self.state.step, scores)
         return {
+            "heldout_tasks": float(len(scores)),
             "heldout_score": float(np.mean(scores)) if scores else float("nan"),
             "heldout_solved": float(np.mean([value >= 1 for value in scores])) if scores else float("nan"),
             "eval_seconds": time.perf_counter() - began,
