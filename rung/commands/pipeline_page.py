@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rung.errors import UserError
 from rung.progress import duration
-from rung.run import Run
+from rung.run import METRICS, Run
 
 if TYPE_CHECKING:
     from rung.pipelines.evaluate import Evaluation
@@ -47,6 +47,8 @@ def write_page(root: Path, out: Path) -> Path:
         record["name"]: list(evaluations(root, record)) for record in records if record["command"] == "eval"
     }
     accuracies(page, found)
+    for record in records:
+        own_table(page, root / record["output"])
     page.heading("Stages")
     page.table([["stage", "command", "state", "time", "peak memory", "builds on"], *map(stage_row, records)])
     for record in records:
@@ -145,11 +147,21 @@ def compared(results: Sequence[tuple[str, Evaluation]]) -> Iterator[str]:
         yield comparison_line(a, b, compare_samples(one.result.samples, two.result.samples))
 
 
+def own_table(page: Page, folder: Path) -> None:
+    """What a script of the recipe measured: table.json in its folder, `{"title": ..., "rows": [[head], [row], ...]}`."""
+    file = folder / "table.json"
+    if file.is_file():
+        table = json.loads(file.read_text(encoding="utf-8"))
+        page.heading(str(table["title"]))
+        page.table([[str(cell) for cell in row] for row in table["rows"]])
+
+
 # ---- one stage ----
 
 
 def one_stage(page: Page, root: Path, record: Record) -> None:
-    page.heading(record["name"])
+    name = record["script"] if record["command"] != "script" else Path(record["script"]).name
+    page.heading(f"{record['name']}: {name}")
     given = told(record)
     if given:
         page.table([["setting", "value"], *given])
@@ -160,6 +172,7 @@ def one_stage(page: Page, root: Path, record: Record) -> None:
     run = Run.open(folder)
     status = run.status()
     page.text(f"{status['state']}: {status.get('reason', '')}".rstrip(": "), soft=True)
+    held_out(page, run)
     curves(page, run, record["name"])
     findings(page, folder)
     rollouts(page, folder)
@@ -195,6 +208,16 @@ def facts_of_file(output: Path) -> str:
         lines = sum(1 for line in output.open("rb") if line.strip())
         return f"wrote {output.name}: {lines:,} lines, {output.stat().st_size / 1e6:.2f} MB"
     return f"wrote {output}" if output.exists() else "wrote nothing yet"
+
+
+def held_out(page: Page, run: Run) -> None:
+    """The last word of the stage on rows or tasks that it did not train on."""
+    names = [name for name in METRICS if name.startswith(("eval_", "heldout_"))]
+    last = {
+        name: row[name] for row in run.metrics() for name in names if name in row and name != "eval_seconds"
+    }
+    if last:
+        page.text("Held out: " + ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
 
 
 def curves(page: Page, run: Run, name: str) -> None:
