@@ -85,7 +85,7 @@ def stage_row(record: Record) -> list[str]:
     began = record["state"] not in ("not begun", "running")
     return [
         record["name"],
-        record["script"],
+        Path(record["script"]).name,
         record["state"],
         duration(record["seconds"]) if began else "",
         f"{record['peak_memory']:.1f} GB" if began else "",
@@ -160,8 +160,7 @@ def own_table(page: Page, folder: Path) -> None:
 
 
 def one_stage(page: Page, root: Path, record: Record) -> None:
-    name = record["script"] if record["command"] != "script" else Path(record["script"]).name
-    page.heading(f"{record['name']}: {name}")
+    page.heading(f"{record['name']}: {Path(record['script']).name}")
     given = told(record)
     if given:
         page.table([["setting", "value"], *given])
@@ -194,7 +193,7 @@ def told(record: Record) -> list[list[str]]:
     names = {f"<{key}.": f"<{name}." for name, key in record.get("stages", {}).items()}
     rows = []
     for key, value in record["settings"].items():
-        if key in WITHOUT_EFFECT or (key in defaults and defaults[key] == value):
+        if key in (*WITHOUT_EFFECT, "script") or (key in defaults and defaults[key] == value):
             continue
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         for inside, name in names.items():

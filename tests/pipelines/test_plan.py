@@ -1,0 +1,186 @@
+"""Plans: the parts against what they count, the whole against peaks that were measured on real runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rung.commands import COMMANDS
+from rung.commands.pipeline import settings_of
+from rung.config import parse
+from rung.models.config import DecoderConfig
+from rung.models.decoder import Decoder
+from rung.models.lora import add_adapter
+from rung.pipelines.plan import Rates, Rows, Size, decoding_seconds, plan, trained_state
+from rung.pipelines.recipe_file import read_recipe
+from rung.rollouts.cache import Cache
+from rung.settings import Lora
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "plan-memory-cpu-2core.json"
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMOLLM2 = dict(
+    model_type="llama", vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+    num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+)  # fmt: skip
+TINY = SMOLLM2 | dict(vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+                      num_key_value_heads=2)  # fmt: skip
+DATA = {"sft": Rows(200, 48_223), "dpo": Rows(100, 35_000)}  # what benchmarks/plan_memory.py writes
+
+
+def config(values: dict) -> DecoderConfig:
+    return DecoderConfig.from_hf(values)
+
+
+def settings(command: str, *words: str):
+    return parse(settings_of(command), [*words, "--precision", "bf16", "--device", "cpu"], "rung")
+
+
+def measured() -> dict:
+    return json.loads(RESULTS.read_text())["cases"]
+
+
+@pytest.mark.parametrize("name", list(measured()))
+def test_the_peak_is_within_15_percent_of_what_was_measured(name):
+    case = measured()[name]
+    command, *words = case["argv"]
+    fixed = [] if "--precision" in words else ["--precision", "bf16"]
+    given = parse(settings_of(command), [*words, *fixed, "--device", "cpu"], "rung")
+    foretold = plan(command, given, config(SMOLLM2), rows=DATA.get(command)).memory
+    assert foretold == pytest.approx(case["peak_gb"], rel=0.15)
+
+
+def test_the_measured_cases_hold_one_of_each_command():
+    assert {case["argv"][0] for case in measured().values()} >= {"sft", "dpo", "grpo"}
+
+
+@pytest.mark.parametrize("values", [SMOLLM2, TINY, TINY | {"tie_word_embeddings": False}])
+def test_weights_are_counted_exactly(values):
+    with torch.device("meta"):
+        model = Decoder(config(values))
+    assert Size(config(values), 2, True).total == sum(p.numel() for p in model.parameters())
+
+
+def test_an_adapter_is_counted_exactly():
+    model = Decoder(config(TINY))
+    add_adapter(model, Lora(rank=4), seed=0)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert Size(config(TINY), 2, True).adapter(4) == trained
+
+
+def saved_bytes(layers: int, tokens: int = 64) -> int:
+    """What autograd keeps for the backward pass of a forward without a head, weights not counted."""
+    from rung.models.decoder import Documents
+
+    model = Decoder(config(TINY | {"num_hidden_layers": layers})).to(torch.bfloat16).train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.arange(tokens) % 100, torch.arange(tokens), Documents((tokens,)))
+    return sum(kept.values())
+
+
+def test_activations_of_a_layer_are_what_autograd_keeps():
+    sizes = [Size(config(TINY | {"num_hidden_layers": n}), 2, True) for n in (2, 3)]
+    formula = sizes[1].activations(64, False) - sizes[0].activations(64, False)
+    # The norms' gains and each token's float32 scale are beside it: 2 (4 N + 4 D) bytes.
+    assert saved_bytes(3) - saved_bytes(2) == pytest.approx(formula + 2 * 4 * (64 + 32), abs=300)
+
+
+def test_keys_and_values_are_what_the_cache_holds():
+    model = Decoder(config(TINY)).to(torch.bfloat16)
+    cache = Cache(model, 5)
+    cache.fit(100)
+    held = sum(x.nbytes for x in (*cache.keys, *cache.values))
+    assert Size(config(TINY), 2, True).cache(5, 100) == held
+
+
+def test_the_state_by_hand():
+    size = Size(config(TINY), 2, True)
+    total = size.total
+    state = trained_state(size, settings("sft", "--data", "x"))
+    assert (state["weights"], state["masters"], state["moments"], state["gradients"]) == (
+        2 * total, 4 * total, 8 * total, 4 * total,
+    )  # fmt: skip
+    assert state["average"] == 0
+    assert trained_state(size, settings("sft", "--optimizer.average", "0.9"))["average"] == 4 * total
+    muon = trained_state(size, settings("sft", "--optimizer.name", "muon"))["moments"]
+    assert muon == 8 * total - 4 * size.matrices
+    whole = Size(config(TINY), 4, True)
+    assert trained_state(whole, settings("sft"))["masters"] == 0  # float32 weights are their own
+    few = trained_state(size, settings("sft", "--lora.rank", "2"))
+    assert (few["masters"], few["moments"]) == (0, 8 * size.adapter(2))
+
+
+def test_recomputing_keeps_a_layers_input_and_one_layer_whole():
+    size, c = Size(config(TINY), 2, True), config(TINY)
+    one = 4 * 32 + 2 * 32 + 2 * 16 + 3 * 48
+    passing = 2 * 48 + 2 * 32
+    assert size.activations(10, False) == 2 * 10 * (c.layers * one + passing)
+    assert size.activations(10, True) == 2 * 10 * (c.layers * 32 + one + passing)
+
+
+def test_a_critic_of_its_own_costs_a_policy_more_and_a_shared_one_nothing():
+    words = ("--env", "arithmetic")
+    shared = plan("ppo", settings("ppo", *words, "--critic.trunk", "shared"), config(TINY)).phases["training"]
+    own = plan("ppo", settings("ppo", *words), config(TINY)).phases["training"]
+    assert "critic" not in shared and own["critic"] * 1e9 == pytest.approx(
+        18 * Size(config(TINY), 2, True).total
+    )
+    assert own["activations"] == 2 * shared["activations"]
+    assert shared["reference"] * 1e9 == 2 * Size(config(TINY), 2, True).total
+
+
+def test_time_is_work_over_speed():
+    rates = Rates(matrix=1e9, training=0.5, memory=1e9, sampling=0.1)
+    rows, c = Rows(10, 1000), config(TINY)
+    short = plan(
+        "sft",
+        settings("sft", "--data", "x", "--steps", "2", "--step-tokens", "100"),
+        c,
+        rates=rates,
+        rows=rows,
+    )
+    long = plan(
+        "sft",
+        settings("sft", "--data", "x", "--steps", "6", "--step-tokens", "100"),
+        c,
+        rates=rates,
+        rows=rows,
+    )
+    assert short.seconds and long.seconds == pytest.approx(3 * short.seconds)
+    epochs = plan(
+        "sft",
+        settings("sft", "--data", "x", "--epochs", "2", "--step-tokens", "100"),
+        c,
+        rates=rates,
+        rows=rows,
+    )
+    assert epochs.seconds == pytest.approx(10 * short.seconds)  # 2 epochs of 1,000 tokens are 20 steps of 100
+    assert plan("sft", settings("sft", "--data", "x"), c, rates=rates).seconds is None
+    size = Size(c, 2, True)
+    work = 2 * (size.matrices + size.embedding)
+    assert decoding_seconds(size, 100, 1, rates) == pytest.approx(100 * work / 1e8)  # arithmetic binds
+    slow = Rates(matrix=1e15, memory=1e6)
+    assert decoding_seconds(size, 100, 10, slow) == pytest.approx(10 * work / 1e6)  # reading the weights does
+
+
+def test_a_command_that_neither_trains_nor_samples_has_no_plan():
+    assert plan("merge", settings_of("merge")(models=("a", "b")), config(TINY)).memory == 0
+
+
+@pytest.mark.parametrize("name", ["rlhf.yaml"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_shipped_recipes_hold_together(name, quick):
+    recipe = read_recipe(RECIPES / name, settings_of, quick=quick)
+    for stage in recipe.stages:
+        assert stage.kind is None or stage.command in COMMANDS
+        if stage.has("optimizer.learning_rate"):
+            assert stage.given["save_every"].words != ["0"], f"{stage.name} could not be resumed"
