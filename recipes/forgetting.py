@@ -190,9 +190,8 @@ def main() -> None:
     told = {name: [[e.value, e.low, e.high] for e in both] for name, both in found.items()}
     (out / "forgetting.json").write_text(json.dumps({**vars(options), "found": told}, indent=1) + "\n")
     draw(found, out / "forgetting.png")
-    console.print(
-        f"\n{table(found)}\n\nplot   {out / 'forgetting.png'}\ndone in {time.perf_counter() - began:.0f} s"
-    )
+    console.print("\n" + table(found), soft_wrap=True)
+    console.print(f"plot   {out / 'forgetting.png'}\ndone in {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

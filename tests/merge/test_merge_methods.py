@@ -68,7 +68,8 @@ def test_one_task_vector_whole_is_the_model(method, options):
 )
 def test_the_ends_of_a_line_are_the_models_to_the_bit(method, options):
     a, b = A.clone(), B.clone()
-    a[0] = b[1] = -0.0
+    a[0], b[0] = -0.0, 1.0  # 1 * -0.0 + 0 * 1.0 would be +0.0
+    a[1], b[1] = 1.0, -0.0
     for alpha, end in ((0.0, a), (1.0, b)):
         found = merged(method, a, b, size=300, **options(alpha)).float()
         assert found.view(torch.int32).tolist() == end.view(torch.int32).tolist()
