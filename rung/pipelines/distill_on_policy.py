@@ -1,0 +1,151 @@
+"""On-policy distillation from settings to a finished run folder: reinforcement learning whose credit is a teacher's word.
+
+    environment -> collector (play, grade) -> the teacher's log-prob of each token -> credit -> policy gradient
+
+Everything but the credit is `pipelines/rl.py`. The environment's grader is asked too, where there is one: its reward
+is logged with every round and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rung.advantages.recipes import Recipe
+from rung.advantages.teacher import reverse_kl, teacher_score
+from rung.batch import Example, Rollout
+from rung.config import to_dict
+from rung.endpoint import is_url
+from rung.envs.environment import Environment
+from rung.errors import UserError
+from rung.models.fallback import Model
+from rung.models.load import load_model
+from rung.pipelines.recipe import recipe_of
+from rung.pipelines.rl import Player, reward_for, rl
+from rung.pipelines.teacher import check_name, endpoint_teacher, vocabulary_of
+from rung.rewards.score import Attempt, Reward, Score
+from rung.rollouts.columns import Graded
+from rung.settings_distill import DistillOnPolicy
+from rung.sources.collector import Collector
+from rung.sources.experience import ExperienceSource
+
+
+def distill_on_policy(settings: DistillOnPolicy) -> Path:
+    """Train and return the run folder. Continues the run where `settings.resume` names one."""
+    check_name(settings.teacher)
+    if settings.top_p != 1 or settings.min_tokens:
+        raise UserError(
+            "With --top-p below 1 or --min-tokens the text is not the student's own, and its distance from the "
+            "teacher's is measured wrongly. Leave them out."
+        )
+    if settings.method == "teacher_score" and settings.group == 1:
+        raise UserError("--method teacher_score compares answers to one prompt. Write --group 2 or more.")
+    if is_url(settings.teacher):
+        if settings.temperature != 1:
+            raise UserError("A server's log-probs are at temperature 1. Leave --temperature out.")
+    else:
+        vocabulary_of(settings.model, settings.teacher)
+    return rl(settings, "distill-on-policy", TaughtPlayer)
+
+
+@dataclass
+class Taught:
+    """A collector whose rollouts get their credit from the teacher: `reference_logprob` is the teacher's."""
+
+    collect: Callable[[int], list[Graded]]
+    method: str
+
+    def __call__(self, round: int) -> list[Graded]:
+        graded = self.collect(round)
+        rollouts = [record.rollout for record in graded]
+        teacher = [np.asarray(record.reference_logprob) for record in graded]
+        if self.method == "reverse_kl":
+            credit = [
+                reverse_kl(rollout.sampler_logprob, said, rollout.by_model)
+                for rollout, said in zip(rollouts, teacher, strict=True)
+            ]
+        else:
+            groups = np.array([rollout.group for rollout in rollouts])
+            credit = teacher_score(teacher, [rollout.by_model for rollout in rollouts], groups)
+        return [
+            replace(record, advantage=advantage, weight=record.rollout.by_model.astype(np.float32))
+            for record, advantage in zip(graded, credit, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Ungraded:
+    """Stands in where prompts have no verifier."""
+
+    trusted = True
+
+    def __call__(self, attempt: Attempt) -> Score:
+        return Score(0.0)
+
+
+def recipe_for(settings: Any) -> Recipe:
+    """REINFORCE++ with its KL in the reward, less the reward: its reference is the teacher."""
+    given = [name for name, value in to_dict(settings.parts).items() if value is not None]
+    if given:
+        raise UserError(
+            f"--parts.{given[0].replace('_', '-')} changes how a reward becomes credit, and here credit is the "
+            "teacher's word. Leave it out."
+        )
+    group = settings.group or (4 if settings.method == "teacher_score" else 1)
+    as_rl: Any = replace(settings, method="reinforce_plus_plus", group=group)
+    return replace(recipe_of(as_rl), whiten=False, reward_beta=1.0)
+
+
+def paid_by(settings: Any, environment: Environment) -> Reward:
+    return Ungraded() if settings.reward == "none" else reward_for(settings, environment)
+
+
+class TaughtPlayer(Player):
+    settings: DistillOnPolicy
+
+    @staticmethod
+    def recipe_for(settings: Any) -> Recipe:
+        return recipe_for(settings)
+
+    @staticmethod
+    def reward_for(settings: Any, environment: Environment) -> Reward:
+        return paid_by(settings, environment)
+
+    def _start(self) -> Model:
+        """Whoever is measured against: the teacher. A server has no model here, so the student stands in."""
+        if is_url(self.settings.teacher):
+            return self.model
+        model: Any = load_model(self.settings.teacher, self.subject.dtype, self.subject.device)
+        model.batch_invariant = self.settings.batch_invariant
+        return model.requires_grad_(False).eval()
+
+    def equip(self, collector: Collector, source: ExperienceSource, state: Any) -> None:
+        if is_url(self.settings.teacher):
+            collector.reference = partial(served_logprobs, self._server())
+        source.collect = Taught(collector, self.settings.method)
+
+    def _server(self) -> Callable[[Sequence[int]], np.ndarray]:
+        task = self.environment.train[0]
+        [(_, ids)] = self.theatre.prompts([task])
+        first = Example(np.array(ids, np.int32), np.ones(len(ids), bool), task.key)
+        teacher = endpoint_teacher(
+            self.settings.teacher, self.settings.teacher_name, self.subject.tokenizer, first
+        )
+        return teacher.logprobs
+
+
+def served_logprobs(
+    logprobs: Callable[[Sequence[int]], np.ndarray], rollouts: Sequence[Rollout]
+) -> list[np.ndarray]:
+    """What a server says of each rollout's own tokens, zeros where the world wrote."""
+    found = []
+    for rollout in rollouts:
+        whole = logprobs([*rollout.prompt_ids.tolist(), *rollout.token_ids.tolist()])
+        own = whole[len(rollout.prompt_ids) - 1 :]
+        found.append(np.where(rollout.by_model, own, 0.0).astype(np.float32))
+    return found

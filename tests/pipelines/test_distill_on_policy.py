@@ -1,0 +1,83 @@
+"""`rung distill-on-policy` end to end on tiny models: what each token is credited with, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from distill_case import permuted, remade, told
+from rl_case import ENV, rounds, steps
+
+import rung.pipelines.observe
+from rung.cli import status
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_folder, tmp_path_factory):
+    return remade(tiny_folder, tmp_path_factory.mktemp("teachers") / "teacher", 0.1)
+
+
+def on_policy(model, out, teacher, *more):
+    return [
+        "distill-on-policy", "--model", str(model), "--env", f"{ENV}:make?kind=even", "--teacher", str(teacher),
+        "--out", str(out), "--rounds", "2", "--prompts", "3", "--max-tokens", "6", "--precision", "fp32",
+        "--test-tasks", "4", "--micro-tokens", "200", "--slots", "8", "--optimizer.learning-rate", "1e-3",
+        *map(str, more),
+    ]  # fmt: skip
+
+
+def test_each_token_is_credited_with_what_the_teacher_thinks_of_it(tiny_folder, teacher, tmp_path):
+    assert status(on_policy(tiny_folder, tmp_path / "run", teacher, "--group", 2)) == 0
+    for graded in rounds(tmp_path / "run"):
+        assert len(graded) == 6
+        for record in graded:
+            gap = record.reference_logprob - record.rollout.sampler_logprob
+            np.testing.assert_allclose(record.advantage, gap, atol=1e-6)
+            assert (record.weight == 1).all() and record.verdict.value > 0  # graded, and that decides nothing
+    first = steps(tmp_path / "run")[0]
+    every = np.concatenate([record.advantage for record in rounds(tmp_path / "run")[0]])
+    assert first["loss"] == pytest.approx(-every.mean(), rel=1e-4)  # at a ratio of 1 the surrogate is -A
+
+
+def test_a_teacher_that_is_the_student_gives_no_credit(tiny_folder, tmp_path):
+    assert status(on_policy(tiny_folder, tmp_path / "run", tiny_folder, "--rounds", 1)) == 0
+    assert max(np.abs(record.advantage).max() for record in rounds(tmp_path / "run")[0]) < 1e-5
+
+
+def test_the_teachers_score_is_credit_of_the_whole_answer(tiny_folder, teacher, tmp_path):
+    line = on_policy(tiny_folder, tmp_path / "run", teacher, "--method", "teacher_score", "--reward", "none")
+    assert status([*line, "--rounds", "1"]) == 0
+    [graded] = rounds(tmp_path / "run")
+    assert len(graded) == 12
+    for group in {record.rollout.group for record in graded}:
+        members = [record for record in graded if record.rollout.group == group]
+        said = np.array([record.reference_logprob.mean(dtype=np.float64) for record in members])
+        for record, score in zip(members, said, strict=True):
+            np.testing.assert_allclose(record.advantage, score - said.mean(), atol=1e-6)
+
+
+ON_POLICY_REFUSED = {
+    "no teacher": (["--teacher", ""], "No teacher was given"),
+    "top-p": (["--top-p", "0.9"], "not the student's own"),
+    "one answer": (["--method", "teacher_score", "--group", "1"], "--group 2 or more"),
+    "parts": (["--parts.whiten", "true"], "--parts.whiten changes how a reward becomes credit"),
+    "sizes": (["--prompts", "0"], "--prompts is 0"),
+    "server": (["--teacher", "http://127.0.0.1:9/v1", "--temperature", "0.5"], "at temperature 1"),
+}
+
+
+@pytest.mark.parametrize("name", ON_POLICY_REFUSED)
+def test_what_cannot_be_credited_is_refused(tiny_folder, teacher, tmp_path, capsys, name):
+    flags, said = ON_POLICY_REFUSED[name]
+    assert status(on_policy(tiny_folder, tmp_path / "run", teacher, *flags)) == 2
+    assert said in told(capsys) and not (tmp_path / "run").exists()
+
+
+def test_a_teacher_with_a_permuted_vocabulary_is_refused(tiny_folder, tmp_path, capsys):
+    other = permuted(tiny_folder, tmp_path / "permuted")
+    assert status(on_policy(tiny_folder, tmp_path / "run", other)) == 2
+    assert "same strings in another order" in told(capsys) and not (tmp_path / "run").exists()
