@@ -36,37 +36,48 @@ from rung.settings import Optimizer, Sft
 from rung.settings_rl import Rl
 
 TASKS = {  # a word to turn round, letters to count, a sum
-    "spell_backward": "reasoning-gym/spell_backward?min_word_len=3&max_word_len=5&format=none",
+    "spell_backward": "reasoning-gym/spell_backward?min_word_len=3&max_word_len=4&format=none",
     "letter_counting": "reasoning-gym/letter_counting?min_words=2&max_words=4&format=none",
-    "chain_sum": "reasoning-gym/chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&format=none",
+    "chain_sum": "reasoning-gym/chain_sum?min_terms=3&max_terms=3&min_digits=1&max_digits=1&format=none",
 }
-DOCUMENTS, RIGHT = 16_000, 0.5
-LONGEST = 32  # characters of an answer
+PHRASES = {  # what every question says: a token each
+    "spell_backward": ["Spell this word backward (example: sun -> nus): "],
+    "letter_counting": ['How many times does the letter "', '" appear in the text: "'],
+    "chain_sum": ["State the final answer to the following arithmetic problem: "],
+}
+DOCUMENTS, RIGHT, EPOCHS = 16_000, 0.5, 2
+LONGEST = 12  # characters of an answer
 
 console = Console(highlight=False)
 
 
-def corpus(spec: str, seed: int) -> Iterator[dict[str, str]]:
-    """Questions of the training tasks, each with its own answer or with that of another."""
+def corpus(spec: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Questions of the training tasks, each with its own answer or with that of another.
+
+    They are conversations, so that the model reads them written as the tasks will be put to it.
+    """
     tasks = load_environment(spec, train_size=DOCUMENTS, seed=seed).train
     dice = random.Random(seed)
     answers = [task.reference["answer"] for task in tasks]
     for task, answer in zip(tasks, answers, strict=True):
         shown = answer if dice.random() < RIGHT else dice.choice(answers)
-        yield {"prompt": task.messages[-1]["content"], "completion": shown}
+        yield {"messages": [*task.messages, {"role": "assistant", "content": shown}]}
 
 
 def pretrained(spec: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(corpus(spec, seed=100))
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    letters = "".join(sorted({letter for row in rows for letter in row["prompt"] + row["completion"]}))
-    start = write_small_model(folder / "start", letters, layers=4, width=128, heads=4, context=256)
+    letters = {letter for row in rows for message in row["messages"] for letter in message["content"]}
+    start = write_small_model(
+        folder / "start", "".join(sorted(letters)), layers=3, width=128, heads=4, context=128,
+        phrases=PHRASES[folder.name],
+    )  # fmt: skip
     return sft(
         Sft(
             data=(str(folder / "corpus.jsonl"),), model=str(start), out=str(folder / "pretrained"),
-            precision="fp32", step_documents=128, epochs=3, max_length=256, micro_tokens=8192,
-            optimizer=Optimizer(learning_rate=2e-3, warmup=0.05),
+            precision="fp32", step_documents=64, epochs=EPOCHS, max_length=128, micro_tokens=2048,
+            optimizer=Optimizer(learning_rate=3e-3, warmup=0.05),
         )
     )  # fmt: skip
 

@@ -24,8 +24,12 @@ CLIPS = ("clip_low", "clip_high", "dual_clip")
 def recipe_of(settings: Rl) -> Recipe:
     """The recipe of the method's name with the parts that were set."""
     recipe = RECIPES[settings.method]
-    if recipe.needs_hidden or recipe.offline:
-        raise UserError(f"--method {settings.method} needs more than rollouts; it is not a command yet.")
+    if recipe.offline and settings.rounds != 1:
+        raise UserError(
+            f"--method {settings.method} draws its answers once, from the model it starts from, and --rounds "
+            f"{settings.rounds} would draw again. Write --rounds 1, with --prompts for the tasks, --updates for the "
+            "optimizer steps and --epochs for the times the answers are gone through."
+        )
     parts = {name: value for name, value in to_dict(settings.parts).items() if value is not None}
     loss = {name: value for name, value in to_dict(settings.loss).items() if value is not None}
     recipe = replace(recipe, **parts, loss_options={**recipe.loss_options, **loss})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rung import dist
 from rung.advantages.recipes import Recipe
@@ -39,7 +39,7 @@ from rung.models.fallback import Model
 from rung.models.folder import read_generation_config
 from rung.models.hub import resolve
 from rung.models.load import load_model
-from rung.models.policy import score
+from rung.models.policy import score, trained_sites
 from rung.pipelines.heldout import Heldout
 from rung.pipelines.judging import reward_named
 from rung.pipelines.recipe import compared, recipe_of
@@ -161,6 +161,7 @@ class Player:
             waves=settings.waves,
             reference=partial(self._score_rollouts, reference) if reference is not None else None,
             old=self._old_logprobs(),
+            hidden=self._hidden_states if recipe.needs_hidden else None,
         )  # fmt: skip
         source = ExperienceSource(
             collector,
@@ -195,6 +196,8 @@ class Player:
 
     def _start(self) -> Model:
         """The frozen reference: the weights the run started from, also where it is resumed."""
+        if self.recipe.offline:  # it is asked once, before the first step
+            return self.model
         model: Any = load_model(self.settings.model, self.subject.dtype, self.subject.device)
         model.batch_invariant = self.settings.batch_invariant
         return model.requires_grad_(False).eval()
@@ -287,23 +290,43 @@ class Player:
     @torch.no_grad()
     def _score_rollouts(self, model: Model, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
         """Log-probs of each rollout's own tokens, zeros where the world wrote, `[T]` float32."""
-        zeros = [np.zeros(len(rollout), np.float32) for rollout in rollouts]
-        examples = [example(Graded(r, Score(0), zero, zero)) for r, zero in zip(rollouts, zeros, strict=True)]
+        temperature, head_float32 = self.settings.temperature or 1.0, self.settings.head_float32
+
+        def logprobs(batch: Batch) -> tuple[Tensor, Tensor]:
+            scores = score(model, batch, temperature=temperature, head_float32=head_float32)
+            return scores.logprob_M, scores.document_M
+
+        return self._read_rollouts(model, rollouts, logprobs)
+
+    @torch.no_grad()
+    def _hidden_states(self, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
+        """The state that entered the output head and predicted each of the policy's own tokens, `[T, D]` float32."""
+
+        def states(batch: Batch) -> tuple[Tensor, Tensor]:
+            sites = trained_sites(self.model, batch)
+            return sites.states_MD.float(), sites.document_M
+
+        return self._read_rollouts(self.model, rollouts, states)
+
+    def _read_rollouts(
+        self, model: Model, rollouts: Sequence[Rollout], read: Callable[[Batch], tuple[Tensor, Tensor]]
+    ) -> list[np.ndarray]:
+        """What `read` says of the model's own tokens, laid back into their rollouts; zeros where the world wrote."""
+        nothing = [np.zeros(len(rollout), np.float32) for rollout in rollouts]
+        examples = [
+            example(Graded(r, Score(0), zero, zero)) for r, zero in zip(rollouts, nothing, strict=True)
+        ]
+        found: dict[int, np.ndarray] = {}
         training = model.training
         model.eval()
         for members in pack([len(e) for e in examples], max(self.settings.micro_tokens, *map(len, examples))):
             batch = collate([examples[i] for i in members]).to(self.subject.device)
-            scores = score(
-                model,
-                batch,
-                temperature=self.settings.temperature or 1.0,
-                head_float32=self.settings.head_float32,
-            )
-            logprob_M, document_M = scores.logprob_M.cpu().numpy(), scores.document_M.cpu().numpy()
+            values_M, document_M = (part.cpu().numpy() for part in read(batch))
             for place, i in enumerate(members):
-                zeros[i][rollouts[i].by_model] = logprob_M[document_M == place]
+                found[i] = np.zeros((len(rollouts[i]), *values_M.shape[1:]), np.float32)
+                found[i][rollouts[i].by_model] = values_M[document_M == place]
         model.train(training)
-        return zeros
+        return [found[i] for i in range(len(rollouts))]
 
     def _evaluate(self) -> Metrics:
         """Held-out tasks, one answer each, graded as in training."""

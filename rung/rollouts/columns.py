@@ -35,9 +35,10 @@ class Graded:
     return_value: np.ndarray | None = None  # float32 [T], what it should have expected
     old_cost: np.ndarray | None = None  # the same two, of costs
     return_cost: np.ndarray | None = None
+    decision: np.ndarray | None = None  # float32 [T], 1 where the base model was undecided (ReasonMaxxer)
 
 
-OF_CRITIC = ("old_value", "return_value", "old_cost", "return_cost")
+OF_CREDIT = ("old_value", "return_value", "old_cost", "return_cost", "decision")  # of some recipes only
 # Per-token columns: name -> dtype. Those of a rollout are never null; those of its grading may be.
 OF_ROLLOUT = {
     "token_ids": np.int32,
@@ -48,7 +49,7 @@ OF_ROLLOUT = {
     "version": np.int32,
 }
 OF_GRADING = dict.fromkeys(
-    ["advantage", "weight", "old_logprob", "reference_logprob", *OF_CRITIC], np.float32
+    ["advantage", "weight", "old_logprob", "reference_logprob", *OF_CREDIT], np.float32
 )
 SCHEMA = pa.schema(
     [

@@ -23,7 +23,7 @@ from rung.batch import Rollout
 from rung.data.mixture import epoch_order
 from rung.errors import RunStopped
 from rung.rewards.score import Attempt, Score, Verdict
-from rung.rollouts.columns import OF_CRITIC, Graded
+from rung.rollouts.columns import OF_CREDIT, Graded
 from rung.rollouts.engine import sample_seed
 from rung.rollouts.episodes import Ask, Episode, Theatre
 
@@ -52,6 +52,7 @@ class Collector:
     )
     dense: ScoreRollouts | None = None  # log-probs under the policy trained by DPO
     adapted: Callable[[int, Recipe], Recipe] = lambda round, recipe: recipe  # the recipe as a round has it
+    hidden: ScoreRollouts | None = None  # `[T, D]`, the states that predicted the tokens, for DelTA
     seconds: dict[str, float] | None = None  # where the time of the last round went
 
     def __call__(self, round: int) -> list[Graded]:
@@ -137,7 +138,7 @@ class Collector:
         for i, (rollout, verdict) in enumerate(played):
             rows = slice(starts[i], starts[i + 1])
             weight = np.ones(len(rollout)) if nothing else credit.columns["weight"][rows]
-            learned = {name: credit.columns[name] for name in OF_CRITIC if name in credit.columns}
+            learned = {name: credit.columns[name] for name in OF_CREDIT if name in credit.columns}
             graded.append(
                 Graded(
                     rollout,
@@ -175,6 +176,7 @@ class Collector:
             logprob_N=joined("sampler_logprob").astype(np.float64) if old is None else _flat(old),
             reference_N=_flat(reference),
             entropy_N=joined("entropy").astype(np.float64),
+            hidden_ND=None if self.hidden is None else np.concatenate(self.hidden(rollouts)),
             value_N=_flat(values.get("value")),
             dense_N=None if dense is None or reference is None else _flat(dense) - _flat(reference),
             cost_R=np.array([_cost(verdict) for _, verdict in played]),

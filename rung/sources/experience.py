@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rung.batch import Batch, Example, collate
-from rung.rollouts.columns import OF_CRITIC, Graded
+from rung.rollouts.columns import OF_CREDIT, Graded
 from rung.rollouts.store import RolloutStore
 
 Metrics = dict[str, float]
@@ -193,7 +193,7 @@ def example(record: Graded) -> Example:
         "weight": record.weight,
         "old_logprob": record.old_logprob,
         "reference_logprob": record.reference_logprob,
-        **{name: getattr(record, name) for name in OF_CRITIC},
+        **{name: getattr(record, name) for name in OF_CREDIT},
     }
     return Example(
         token_ids=np.concatenate([rollout.prompt_ids, rollout.token_ids]),
