@@ -1,0 +1,172 @@
+"""On-policy distillation against reinforcement learning: which takes fewer updates to the teacher's accuracy?
+
+A large and a small decoder are made from nothing. The large one reads sums with right answers only: the teacher. The
+small one reads sums of which half are wrong, and that is where every student starts. For every seed two students learn
+with the same rounds, prompts, answers and updates: one has the verifier's reward and GRPO, the other the teacher's word
+on each token. What is asked: held-out accuracy at the end, with intervals, and after how many updates a student's
+held-out score first lies within the teacher's interval.
+
+    python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 60]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rung.machine import share_cores
+
+share_cores()  # before torch is imported
+
+from rich.console import Console
+
+from rung.envs.load import load_environment
+from rung.models.small import write_small_model
+from rung.pipelines.distill_on_policy import distill_on_policy
+from rung.pipelines.evaluate import Evaluation, evaluate
+from rung.pipelines.rl import rl
+from rung.pipelines.sft import sft
+from rung.run import Run
+from rung.settings import Optimizer, Sft
+from rung.settings_distill import DistillOnPolicy
+from rung.settings_rl import Rl
+
+TASK = "reasoning-gym/chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&format=none"
+PHRASE = "State the final answer to the following arithmetic problem: "
+DOCUMENTS, RIGHT, LONGEST = 16_000, 0.5, 8
+TEACHER, STUDENT = {"layers": 4, "width": 192, "heads": 6}, {"layers": 3, "width": 96, "heads": 4}
+
+console = Console(highlight=False)
+
+
+def corpus(documents: int, right: float, seed: int) -> Iterator[dict[str, str]]:
+    """Questions of the training tasks with answers, of which a share is their own."""
+    tasks = load_environment(TASK, train_size=documents, seed=seed).train
+    answers, dice = [task.reference["answer"] for task in tasks], random.Random(seed)
+    for task, answer in zip(tasks, answers, strict=True):
+        shown = answer if dice.random() < right else dice.choice(answers)
+        yield {"prompt": task.messages[-1]["content"], "completion": shown}
+
+
+def trained(model: Path, documents: int, right: float, seed: int, out: Path, epochs: float) -> Path:
+    file = out.with_suffix(".jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in corpus(documents, right, seed)))
+    return sft(
+        Sft(
+            data=(str(file),), model=str(model), out=str(out), precision="fp32", step_documents=128,
+            epochs=epochs, max_length=128, micro_tokens=8192,
+            optimizer=Optimizer(learning_rate=2e-3, warmup=0.05),
+        )
+    )  # fmt: skip
+
+
+def models(folder: Path, documents: int) -> tuple[Path, Path]:
+    """The teacher and the start of every student."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = "".join(
+        sorted(
+            {c for row in corpus(200, 1.0, 100) for c in row["prompt"] + row["completion"]}
+            | set("0123456789-")
+        )
+    )
+    made = {}
+    for name, size in (("teacher", TEACHER), ("student", STUDENT)):
+        fresh = write_small_model(folder / f"{name}-fresh", letters, context=128, phrases=[PHRASE], **size)
+        made[name] = fresh
+    teacher = trained(made["teacher"], documents, 1.0, 100, folder / "teacher", epochs=6)
+    return teacher, trained(made["student"], documents, RIGHT, 100, folder / "student", epochs=3)
+
+
+def learnt(how: str, teacher: Path, student: Path, out: Path, seed: int, rounds: int) -> Path:
+    """The same tasks, answers, updates and rate for both."""
+    shared: dict[str, Any] = dict(
+        env=TASK, model=str(student), out=str(out), precision="fp32", seed=seed, rounds=rounds, prompts=32,
+        group=8, max_tokens=LONGEST, slots=256, test_tasks=200, eval_every=max(rounds // 12, 1), micro_tokens=16384,
+        optimizer=Optimizer(learning_rate=3e-4, schedule="constant", warmup=0),
+    )  # fmt: skip
+    if how == "GRPO":
+        return rl(Rl(**shared), "grpo")
+    return distill_on_policy(DistillOnPolicy(**shared, teacher=str(teacher)))
+
+
+def measured(model: Path, out: Path) -> Evaluation:
+    return evaluate(
+        model, TASK, out=out, samples=4, tasks=200, max_tokens=LONGEST, precision="fp32", slots=256
+    )
+
+
+def line(name: str, result: Evaluation) -> dict[str, Any]:
+    accuracy = result.tally.accuracy
+    assert accuracy is not None
+    console.print(f"{name:32} {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]", markup=False)
+    return {"name": name, "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
+
+
+def draw(curves: dict[str, list[list[tuple[int, float]]]], teacher: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    axis.axhspan(
+        teacher["low"], teacher["high"], color="#d8d8d8", linewidth=0, label="teacher, 95 % interval"
+    )
+    for (how, seeds), color in zip(curves.items(), ("#2a6fbb", "#d9702c"), strict=True):
+        for number, points in enumerate(seeds):
+            axis.plot(
+                *zip(*points, strict=True),
+                color=color,
+                linewidth=1.6,
+                marker="o",
+                markersize=3,
+                label=None if number else how,
+            )
+    axis.set(xlabel="student updates", ylabel="held-out accuracy, temperature 1", ylim=(0, 1))
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", nargs="?", default=f"runs/on-policy-{time.strftime('%Y%m%d-%H%M%S')}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--documents", type=int, default=DOCUMENTS)
+    options = parser.parse_args()
+    folder = Path(options.out)
+    teacher, student = models(folder, options.documents)
+    found = [
+        line("teacher", measured(teacher, folder / "eval-teacher")),
+        line("start", measured(student, folder / "eval-start")),
+    ]
+    curves: dict[str, list[list[tuple[int, float]]]] = {"on-policy distillation": [], "GRPO": []}
+    for seed in range(options.seeds):
+        for how in curves:
+            name = f"{how}, seed {seed}"
+            out = folder / name.replace(", ", "-").replace(" ", "-")
+            run = learnt(how, teacher, student, out, seed, options.rounds)
+            scores = [
+                (row["step"], row["heldout_score"])
+                for row in Run.open(run).metrics()
+                if "heldout_score" in row
+            ]
+            reached = next((step for step, score in scores if score >= found[0]["low"]), None)
+            found.append(
+                line(name, measured(run, folder / f"eval-{out.name}")) | {"updates_to_teacher": reached}
+            )
+            console.print(f"{'':32} within the teacher's interval after {reached or 'no number of'} updates")
+            curves[how].append([(0, found[1]["accuracy"]), *scores])
+    draw(curves, found[0], folder / "on-policy-distillation.png")
+    (folder / "on-policy-distillation.json").write_text(json.dumps(found, indent=1) + "\n")
+    console.print(f"plot   {folder / 'on-policy-distillation.png'}")
+
+
+if __name__ == "__main__":
+    main()
