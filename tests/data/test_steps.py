@@ -47,6 +47,16 @@ def test_marks_stand_where_steps_end_and_carry_their_labels(tmp_path, tokenizer)
     assert not any(text.endswith(end) for text, end in zip(short, ("\n\n", "\n\n", "15"), strict=True))
 
 
+def test_a_character_of_two_tokens_ends_a_step_with_its_second(tmp_path, tokenizer):
+    row = ROW | {"completions": ["caf\u00e9", "th\u00e9"], "labels": [1, 0]}
+    [example] = load(file_of(tmp_path, row), tokenizer, step_end="\u00e8").examples
+    said = [
+        decode(tokenizer, example.token_ids[: place + 1].tolist())
+        for place in np.flatnonzero(example.trained)
+    ]
+    assert said[0].endswith("caf\u00e9\u00e8") and said[1].endswith("caf\u00e9\u00e8th\u00e9")
+
+
 def test_strings_go_without_a_template(tmp_path, tokenizer):
     [example] = load(file_of(tmp_path, ROW | {"prompt": "2+3*4? "}), tokenizer).examples
     assert decode(tokenizer, example.token_ids.tolist()) == "2+3*4? 3*4=12\n\n2+12=15\n\né so 15<|im_end|>"

@@ -132,6 +132,16 @@ def test_it_opens_again_to_the_bit_with_what_is_known_about_it(base, tokenizer, 
     assert half.trunk.model.embed_tokens.weight.dtype == torch.bfloat16
 
 
+def test_a_head_stored_in_half_precision_computes_in_float32(base, tokenizer, tmp_path):
+    path = saved(load_scalar(base), tokenizer, base, tmp_path / "rm")
+    theirs = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.bfloat16)
+    theirs.save_pretrained(tmp_path / "half")
+    tokenizer.save_pretrained(tmp_path / "half")
+    opened = load_scalar(tmp_path / "half", torch.bfloat16)
+    assert opened.head.weight.dtype == torch.float32
+    assert torch.equal(opened.head.weight, theirs.score.weight.float())
+
+
 def test_one_seed_is_one_head_and_its_scale_is_a_tenth_over_root_width_plus_one(base):
     first, same, other = load_scalar(base, seed=1), load_scalar(base, seed=1), load_scalar(base, seed=2)
     assert torch.equal(first.head.weight, same.head.weight)
