@@ -107,7 +107,7 @@ def line(name: str, result: Evaluation) -> dict[str, Any]:
     return {"name": name, "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
 
 
-def draw(curves: dict[str, list[list[tuple[int, float]]]], teacher: dict[str, Any], path: Path) -> None:
+def draw(curves: dict[str, list[list[tuple[float, float]]]], teacher: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -146,7 +146,7 @@ def main() -> None:
         line("teacher", measured(teacher, folder / "eval-teacher")),
         line("start", measured(student, folder / "eval-start")),
     ]
-    curves: dict[str, list[list[tuple[int, float]]]] = {"on-policy distillation": [], "GRPO": []}
+    curves: dict[str, list[list[tuple[float, float]]]] = {"on-policy distillation": [], "GRPO": []}
     for seed in range(options.seeds):
         for how in curves:
             name = f"{how}, seed {seed}"

@@ -205,10 +205,9 @@ def _divergence_gradient(logq_CV: Tensor, teacher: Live | TopK, rows_C: Tensor, 
     slope = measure.slope(logq, logp)
     total_C1 = slope.sum(1, keepdim=True)
     if isinstance(teacher, TopK):
-        ids_Ck, there_Ck = _ids(teacher, rows_C)
+        ids_Ck, _ = _ids(teacher, rows_C)
         share_CV = (logq_CV - logq[:, -1:]).exp_().scatter_(1, ids_Ck, 0.0)
-        chosen_Ck = slope[:, :-1].masked_fill(~there_Ck, 0.0)
-        slope = share_CV.mul_(slope[:, -1:]).scatter_add_(1, ids_Ck, chosen_Ck)
+        slope = share_CV.mul_(slope[:, -1:]).scatter_add_(1, ids_Ck, slope[:, :-1])  # a gap's slope is 0
     return slope - logq_CV.exp() * total_C1
 
 

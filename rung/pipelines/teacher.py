@@ -36,10 +36,6 @@ def check_teacher(settings: Distill) -> None:
     check_name(settings.teacher)
     if not settings.temperature > 0:
         raise UserError(f"--temperature {settings.temperature} divides logits. Write 1, or a number above 0.")
-    if settings.anchor.l2 or settings.anchor.ewc:
-        raise UserError(
-            "--anchor is of `rung sft`; a teacher that is the start holds the student too. Leave it out."
-        )
     if settings.top_k < 0:
         raise UserError(f"--top-k is {settings.top_k}. Write 0 for a live teacher, or for example 64.")
     if is_url(settings.teacher):

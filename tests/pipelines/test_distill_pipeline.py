@@ -93,7 +93,6 @@ REFUSED = {
     "beta": (["--divergence", "jensen_shannon", "--beta", "0"], "forward_kl (what beta near 0 is like)"),
     "k": (["--top-k", "261"], "--top-k 261 of a vocabulary of 260"),
     "temperature": (["--temperature", "0"], "divides logits"),
-    "anchor": (["--anchor.l2", "1"], "--anchor is of"),
     "process": (["--teacher-process"], "needs --top-k"),
     "server, live": (["--teacher", "http://127.0.0.1:9/v1"], "names at most 20"),
     "server, warm": (["--teacher", "http://127.0.0.1:9/v1", "--top-k", "5", "--temperature", "2"], "at temperature 1"),

@@ -217,6 +217,16 @@ def test_a_server_says_what_its_model_says(model, tokenizer, documents):
     np.testing.assert_allclose(teacher.logprobs(ids), exact.numpy(), rtol=1e-5, atol=1e-5)
 
 
+def test_a_name_that_two_tokens_share_is_left_to_the_tail(model, tokenizer, documents, monkeypatch):
+    names = [f"name {id // 2}" for id in range(SIZE)]
+    monkeypatch.setattr("rung.sources.teacher_endpoint.token_texts", lambda *_: names)
+    teacher = EndpointTeacher(Server(model, tokenizer, names), "m", tokenizer, "http://there")
+    for example, kept in zip(documents, teacher.top_k(4)(documents), strict=True):
+        assert ((kept.ids_Nk >= 0).sum(1) == 1).all()  # the token itself, known by its id
+        own = collate([example]).token_ids_N[1:][torch.from_numpy(example.trained[1:])]
+        assert torch.equal(kept.ids_Nk[:, 0], own)
+
+
 def test_names_as_numbers_are_understood(model, tokenizer, documents):
     """vLLM can be asked to name tokens token_id:N; then nothing is ambiguous."""
     names = [f"token_id:{id}" for id in range(SIZE)]
