@@ -106,7 +106,7 @@ class Cache:
             if count and not batch_invariant and native.can_attend(q_NHd, k_NKd, v_NKd):
                 q, k, v = q_NHd[:count], k_NKd[:count], v_NKd[:count]
                 parts.append(
-                    native.attend(
+                    native.attend_step(
                         q, k, v, keys, values, lengths_B, scale=scale, window=window, softcap=softcap
                     )
                 )

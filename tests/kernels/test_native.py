@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rung.kernels import elementwise, native
-from rung.kernels.attention import masked_attention
+from rung.kernels.attention import masked_attention, packed_attention
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C++ compiler here")
 
@@ -133,7 +133,9 @@ def attention_case(group, width, dtype, lengths=(0, 1, 5, 37, 63), capacity=64, 
 def test_attention_of_a_step(dtype, group, width, window, softcap):
     q, k, v, keys, values, lengths = attention_case(group, width, dtype)
     before = keys.clone(), values.clone()
-    out = native.attend(q, k, v, keys, values, lengths, scale=width**-0.5, window=window, softcap=softcap)
+    out = native.attend_step(
+        q, k, v, keys, values, lengths, scale=width**-0.5, window=window, softcap=softcap
+    )
     for row, length in enumerate(lengths.tolist()):
         assert torch.equal(keys[row, :, length], k[row]) and torch.equal(values[row, :, length], v[row])
         before[0][row, :, length], before[1][row, :, length] = k[row], v[row]
@@ -148,6 +150,34 @@ def test_attention_of_a_step(dtype, group, width, window, softcap):
     assert torch.equal(keys, before[0]) and torch.equal(values, before[1])  # and nothing else was written
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("lengths", "parents"), [((5, 7, 20), ()), ((3, 10, 5, 4, 6), (-1, -1, 0, 1, 1))])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (4, None), (None, 5.0), (6, 2.0)])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(6, 2, 64), (1, 1, 32), (8, 1, 96)])
+def test_attention_of_documents_and_its_gradients(
+    dtype, lengths, parents, window, softcap, heads, kv_heads, width
+):
+    """The same numbers, rounded alike, by PyTorch's operators in float64."""
+    shapes = [(sum(lengths), count, width) for count in (heads, kv_heads, kv_heads, heads)]
+    rounded = [draw(*shape, dtype=dtype, seed=seed) for seed, shape in enumerate(shapes)]
+
+    def everything(dtype):
+        *leaves, direction = (x.to(dtype) for x in rounded)
+        leaves = [x.clone().requires_grad_() for x in leaves]
+        out = packed_attention(*leaves, lengths, parents, scale=width**-0.5, window=window, softcap=softcap)
+        return [out.detach(), *torch.autograd.grad(out, leaves, direction)]
+
+    assert native.can_attend(*rounded[:3])
+    for ours, exact in zip(everything(dtype), everything(torch.float64), strict=True):
+        close(ours, exact, spread=exact.abs().max())
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(9, 1, 64), (2, 1, 48), (2, 1, 512)])
+def test_heads_that_do_not_fit_go_to_pytorch(heads, kv_heads, width):
+    q, k, v = (draw(3, count, width) for count in (heads, kv_heads, kv_heads))
+    assert not native.can_attend(q, k, v)
+
+
 def test_rows_do_not_depend_on_threads_or_on_what_stands_beside_them():
     x, w, dy = (
         draw(200, 576, dtype=torch.bfloat16),
@@ -159,8 +189,20 @@ def test_rows_do_not_depend_on_threads_or_on_what_stands_beside_them():
 
     def everything():
         out, r = native.rms_norm(x, w, 1e-5, 0.0)
-        step = native.attend(q, k, v, keys, values, lengths, scale=0.1, window=None, softcap=None)
-        return [out, *native.rms_norm_backward(x, w, r, dy, 0.0), native.swiglu(x, dy), step]
+        step = native.attend_step(q, k, v, keys, values, lengths, scale=0.1, window=None, softcap=None)
+        leaves = [
+            y.clone().requires_grad_() for y in (dy.view(200, 9, 64), *x.view(200, 9, 64)[:, :6].split(3, 1))
+        ]
+        attended = packed_attention(*(y.contiguous() for y in leaves), (90, 110), scale=0.1)
+        gradients = torch.autograd.grad(attended, leaves, dy.view(200, 9, 64))
+        return [
+            out,
+            *native.rms_norm_backward(x, w, r, dy, 0.0),
+            native.swiglu(x, dy),
+            attended,
+            *gradients,
+            step,
+        ]
 
     try:
         torch.set_num_threads(1)
@@ -174,7 +216,7 @@ def test_rows_do_not_depend_on_threads_or_on_what_stands_beside_them():
     assert torch.equal(
         native.swiglu(x[17:18, :571].contiguous(), dy[17:18, :571].contiguous()), ragged[17:18]
     )
-    one = native.attend(
+    one = native.attend_step(
         q[3:4], k[3:4], v[3:4], keys[3:4], values[3:4], lengths[3:4], scale=0.1, window=None, softcap=None
     )
     assert torch.equal(one, alone[-1][3:4])
@@ -208,17 +250,15 @@ def test_without_a_compiler_the_same_comes_from_pytorch(monkeypatch):
         return [*outs, *torch.autograd.grad(sum(outs).square().sum(), leaves)]
 
     ours = everything()
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "library", lambda *name: None)
     for mine, theirs in zip(ours, everything(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_compiler_that_is_missing_or_refuses_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "SOURCE", tmp_path / "broken.cpp")
-    native.SOURCE.write_text("int f( {")
-    with pytest.raises(native.NoKernels, match=r"refused broken\.cpp: .*error"):
-        native.compiled()
+    with pytest.raises(native.NoKernels, match=r"-DWIDTH=what .*attention.cpp.* failed: .*error"):
+        native.compiled("attention", "-DWIDTH=what", "-DGROUP=1")
     assert list((tmp_path / "kernels").iterdir()) == []
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     with pytest.raises(native.NoKernels, match=r"compiler named c\+\+"):
@@ -226,17 +266,12 @@ def test_a_compiler_that_is_missing_or_refuses_is_named(monkeypatch, tmp_path):
 
 
 def test_several_processes_may_compile_at_once(tmp_path):
-    code = "from rung.kernels import native; native.SOURCE = native.Path(%r); print(native.compiled())"
-    source = tmp_path / "small.cpp"
-    source.write_text('extern "C" int answer() { return 42; }')
+    code = "from rung.kernels import native; print(native.compiled())"
     start = {
         "env": {"RUNG_CACHE": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         "text": True,
     }
-    both = [
-        subprocess.Popen([sys.executable, "-c", code % str(source)], stdout=subprocess.PIPE, **start)
-        for _ in range(2)
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, **start) for _ in range(2)]
     first, second = (process.communicate()[0].strip() for process in both)
     assert first == second and [path.name for path in (tmp_path / "kernels").iterdir()] == [
         first.split("/")[-1]
