@@ -115,8 +115,12 @@ METRICS: dict[str, Metric] = {
     "cost_error": Metric("mean square of return - expected, of costs", "", 0, better="lower"),
     "cost_return": Metric("mean return of costs", "", better="lower"),
     "cost_return_square": Metric("mean square of the return of costs", "", 0),
-    "cost_explained_variance": Metric("share of the costs' variance their critic foresaw", "", -1, 1, "higher"),
-    "update_kl": Metric("KL from the policy at the round's start to the one being trained (k3)", "nats", 0, 0.1),
+    "cost_explained_variance": Metric(
+        "share of the costs' variance their critic foresaw", "", -1, 1, "higher"
+    ),
+    "update_kl": Metric(
+        "KL from the policy at the round's start to the one being trained (k3)", "nats", 0, 0.1
+    ),
     "round_kl": Metric("KL from the policy to the reference (k1), per answer", "nats", -1, 100),
     "reward_beta": Metric("coefficient of the KL in the reward, in this round", "", 0, 10),
     "cost_multiplier": Metric("Lagrange multiplier: what a unit of cost is worth in reward", "", 0, 100),

@@ -41,7 +41,9 @@ COMMANDS: dict[str, Command] = {
     "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
     "rft": Command("rft", "Rft", "main", "a model's own right answers as data for sft", "train"),
     "ssd": Command("rft", "Ssd", "main", "a model's own answers, unverified, as data for sft", "train"),
-    "distill": Command("distill", "Distill", "main", "learn what a teacher says of every next token", "train"),
+    "distill": Command(
+        "distill", "Distill", "main", "learn what a teacher says of every next token", "train"
+    ),
     "distill-on-policy": Command(
         "distill", "DistillOnPolicy", "on_policy", "the student writes, a teacher judges each token", "train"
     ),
