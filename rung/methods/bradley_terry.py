@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rung.batch import Batch, Loss, ScalarScores
-from rung.methods.preference import require, wins
+from rung.methods.preference import ends, pair_documents, require, wins
 
 MARGIN = "margin"  # a column of the chosen document: by how much its row says that it is better
 
@@ -51,15 +51,3 @@ def pair_scores(scores: ScalarScores, batch: Batch) -> tuple[Tensor, Tensor]:
     """The score of the first and of the second answer of each pair."""
     first_P, second_P = pair_documents(batch)
     return scores.score_B[first_P], scores.score_B[second_P]
-
-
-def ends(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Index into N of the last token of both answers of each pair."""
-    last_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device).cumsum(0) - 1
-    first_P, second_P = pair_documents(batch)
-    return last_B[first_P], last_B[second_P]
-
-
-def pair_documents(batch: Batch) -> tuple[Tensor, Tensor]:
-    pairs_P2 = torch.tensor(batch.pairs, dtype=torch.int64, device=batch.token_ids_N.device).reshape(-1, 2)
-    return pairs_P2[:, 0], pairs_P2[:, 1]

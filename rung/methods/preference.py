@@ -20,6 +20,7 @@ from rung.batch import Batch, Loss, TokenScores
 from rung.errors import UserError
 
 REFERENCE = "reference_logprob"
+PROBABILITY = "probability"  # a column of the chosen document: how sure its row is that it is the better one
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,31 @@ def answers(scores: TokenScores, batch: Batch) -> tuple[Answers, Answers]:
     if REFERENCE in batch.columns:
         # Token by token before the sum: where the policy is still the start, every difference is exactly 0.
         ratio_B = zeros_B.index_add(0, scores.document_M, scores.logprob_M - batch.column(REFERENCE))
-    pairs_P2 = torch.tensor(batch.pairs, dtype=torch.int64, device=zeros_B.device).reshape(-1, 2)
     first, second = (
         Answers(logprob_B[side_P], tokens_B[side_P], None if ratio_B is None else ratio_B[side_P])
-        for side_P in (pairs_P2[:, 0], pairs_P2[:, 1])
+        for side_P in pair_documents(batch)
     )
     return first, second
+
+
+def pair_documents(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The documents that are the first and the second answer of each pair."""
+    pairs_P2 = torch.tensor(batch.pairs, dtype=torch.int64, device=batch.token_ids_N.device).reshape(-1, 2)
+    return pairs_P2[:, 0], pairs_P2[:, 1]
+
+
+def ends(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Index into N of the last token of both answers of each pair."""
+    last_B = torch.tensor(batch.lengths, device=batch.token_ids_N.device).cumsum(0) - 1
+    first_P, second_P = pair_documents(batch)
+    return last_B[first_P], last_B[second_P]
+
+
+def soft_labels(batch: Batch) -> Tensor:
+    """`[P]`: the probability, as each pair's row gives it, that its first answer is the better one."""
+    if PROBABILITY not in batch.columns:
+        raise KeyError(f"this batch has no column {PROBABILITY!r}, which soft labels are read from")
+    return batch.columns[PROBABILITY][ends(batch)[0]]
 
 
 def pair_loss(loss_P: Tensor, chosen: Answers, rejected: Answers) -> Loss:

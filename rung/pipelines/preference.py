@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from rung import dist
 from rung.batch import Batch, Example, Pair, TokenScores, collate_pairs
 from rung.config import to_dict
 from rung.errors import UserError
-from rung.methods.preference import REFERENCE
+from rung.methods import find
+from rung.methods.preference import PROBABILITY, REFERENCE
 from rung.metrics import METRICS
 from rung.models.hub import cache_folder
 from rung.models.policy import score
@@ -77,9 +77,8 @@ def preference(command: str, settings: Preference) -> Path:
 
 def method_of(command: str, settings: Any) -> Method:
     """The loss of this name with its options, tried on two equal answers: a bad option is refused here."""
-    loss = getattr(import_module(f"rung.methods.{command}"), command)
-    method = partial(loss, **to_dict(settings.method))
-    start = {REFERENCE: np.zeros(2, np.float32)}
+    method = partial(find(command), **to_dict(settings.method))
+    start = {REFERENCE: np.zeros(2, np.float32), PROBABILITY: np.ones(2, np.float32)}
     example = Example(np.zeros(2, np.int32), np.array([False, True]), "", start)
     batch = collate_pairs([Pair(example, example)], [True])
     method(TokenScores(torch.full((2,), -1.0), torch.tensor([1, 2])), batch)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from rung.batch import Feedback, Pair
 from rung.data.bias import length_bias
 from rung.data.check import kind_of
 from rung.data.examples import load_feedback, load_pairs
+from rung.data.files import read_rows
 from rung.data.kinds import PREFERENCES
+from rung.errors import UserError
+from rung.methods.preference import PROBABILITY
 from rung.models.folder import read_generation_config
 from rung.models.hub import load_tokenizer, resolve
 from rung.pipelines.stage import check_context, held_out_places
@@ -67,7 +73,34 @@ def read(settings: Preference, specs: tuple[str, ...], judged: bool) -> Rows:
         data = load_feedback(specs, **options)
         return Rows(data.feedback, data.sizes, data.weights, data.digest)
     pairs = load_pairs(specs, **options)
-    return Rows(pairs.pairs, pairs.sizes, pairs.weights, pairs.digest)
+    if not getattr(getattr(settings, "method", None), "soft", False):
+        return Rows(pairs.pairs, pairs.sizes, pairs.weights, pairs.digest)
+    chances = read_probabilities(specs)
+    soft = [with_probability(pair, chances[pair.chosen.origin]) for pair in pairs.pairs]
+    digest = hashlib.sha256(f"{pairs.digest} {sorted(chances.items())}".encode()).hexdigest()
+    return Rows(soft, pairs.sizes, pairs.weights, digest)
+
+
+def read_probabilities(specs: Sequence[str]) -> dict[str, float]:
+    """How sure each row is that its chosen answer is the better one, by the row's origin."""
+    found: dict[str, float] = {}
+    for spec in specs:
+        for row, origin in read_rows(spec):
+            value = row.get(PROBABILITY)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value <= 1:
+                given = "has no probability" if value is None else f"probability is {value!r}"
+                raise UserError(
+                    f"{origin}: {given}, and --method.soft reads there how sure it is that chosen is the better "
+                    "answer. Write a number from 0.5 to 1, as rung rlaif does, or leave --method.soft out."
+                )
+            found[origin] = float(value)
+    return found
+
+
+def with_probability(pair: Pair, chance: float) -> Pair:
+    both = (pair.chosen, pair.rejected)
+    column = [np.full(len(one), chance, np.float32) for one in both]
+    return Pair(*(replace(one, columns={PROBABILITY: c}) for one, c in zip(both, column, strict=True)))
 
 
 def paired(rows: Rows, judged: bool, max_length: int) -> PairData:

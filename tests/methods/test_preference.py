@@ -1,7 +1,9 @@
 """Preference losses: numbers by hand, limits, finite differences, and no dependence on the layout."""
 
 import math
+from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 
 import pytest
 import torch
@@ -172,6 +174,50 @@ def test_smoothing_has_a_finite_optimum():
     """cDPO's loss is least where sigmoid(logit) = 1 - e."""
     logit = math.log(0.8 / 0.2)
     assert gradient_of(PAIRED["cdpo"], *case([[2 * logit]], [[0.0]])) == pytest.approx([0, 0])
+
+
+def softly(chances, **options):
+    """A case whose pairs say how sure they are, at the chosen answer's tokens; elsewhere the column holds rubbish."""
+    scores, batch = case(**options)
+    column_N = torch.full((len(batch.token_ids_N),), math.nan)
+    starts = [0, *accumulate(batch.lengths)]
+    for (first, _), chance in zip(batch.pairs, chances, strict=True):
+        column_N[starts[first] : starts[first + 1]] = chance
+    return scores, replace(batch, columns={**batch.columns, "probability": column_N})
+
+
+def test_soft_labels_by_hand():
+    """Margins 3 and -1 at beta 0.5, sure by 3/4 and by one half."""
+    options = dict(chosen=[[2.0], [-1.0]], rejected=[[-1.0], [0.0]])
+    first = 0.75 * softplus(-1.5) + 0.25 * softplus(1.5)
+    second = (softplus(0.5) + softplus(-0.5)) / 2
+    found = mean_of(dpo, *softly([0.75, 0.5], **options), beta=0.5, soft=True)
+    assert found == pytest.approx((first + second) / 2)
+    sure = softly([1.0, 1.0], **options)
+    assert mean_of(dpo, *sure, beta=0.5, soft=True) == pytest.approx(mean_of(dpo, *sure, beta=0.5))
+    with pytest.raises(KeyError, match="probability"):
+        dpo(*case(**options), soft=True)
+
+
+def test_soft_labels_have_their_optimum_at_the_logit_and_smoothing_comes_on_top():
+    """The loss is least where sigmoid(beta margin) = p; with a share e flipped on top, at p (1 - e) + (1 - p) e."""
+    at = lambda p: softly([0.9], chosen=[[2 * math.log(p / (1 - p))]], rejected=[[0.0]])  # noqa: E731
+    assert gradient_of(dpo, *at(0.9), beta=0.5, soft=True) == pytest.approx([0, 0], abs=1e-7)
+    both = partial(dpo, beta=0.5, soft=True, label_smoothing=0.2)
+    assert gradient_of(both, *at(0.9 * 0.8 + 0.1 * 0.2)) == pytest.approx([0, 0], abs=1e-7)
+
+
+def test_robust_soft_labels_undo_the_noise_on_average():
+    """Labels that are p right and then flipped in a share e of cases: the mean of the robust loss is the soft loss."""
+    scores, batch = softly([0.9], chosen=[[1.0]], rejected=[[-1.0]])
+    right, wrong = (mean_of(dpo, *case([[x]], [[-x]]), beta=0.5) for x in (1.0, -1.0))
+    noisy = 0.9 * 0.7 + 0.1 * 0.3
+    robust = partial(dpo, beta=0.5, label_smoothing=0.3, robust=True)
+    mean = noisy * mean_of(robust, *case([[1.0]], [[-1.0]])) + (1 - noisy) * mean_of(
+        robust, *case([[-1.0]], [[1.0]])
+    )
+    assert mean == pytest.approx(0.9 * right + 0.1 * wrong)
+    assert mean_of(dpo, scores, batch, beta=0.5, soft=True) == pytest.approx(0.9 * right + 0.1 * wrong)
 
 
 @pytest.mark.parametrize("plain, special", [

@@ -364,3 +364,34 @@ def test_a_biased_file_is_announced(files, tiny_folder, tmp_path, capsys):
     file = write(tmp_path / "long.jsonl", rows)
     assert status(words("dpo", tiny_folder, file, tmp_path / "run", "--steps", "1")) == 0
     assert "longer answer is chosen in 100.0%" in " ".join(capsys.readouterr().err.split())
+
+
+def test_soft_labels_are_read_from_the_rows(files, tiny_folder, tmp_path, capsys):
+    """A pair that is sure by one half teaches nothing, one that is sure by 1 what a plain pair teaches."""
+    rows = [json.loads(line) for line in files["pairs"].read_text().splitlines()]
+    more = [
+        "--precision",
+        "fp32",
+        "--steps",
+        "3",
+        "--optimizer.learning-rate",
+        "1e-3",
+        "--optimizer.weight-decay",
+        "0",
+    ]
+    runs = {}
+    for name, chance in (("plain", None), ("sure", 1), ("even", 0.5)):
+        soft = [] if chance is None else ["--method.soft", "True"]
+        file = write(tmp_path / f"{name}.jsonl", [row | {"probability": chance} for row in rows])
+        assert status(words("dpo", tiny_folder, file, tmp_path / name, *more, *soft)) == 0
+        runs[name] = metrics(tmp_path / name)
+    assert runs["sure"] == runs["plain"]
+    assert runs["even"][0]["grad_norm"] == 0 and runs["even"][-1]["loss"] == pytest.approx(0.6931472)
+    for wrong in (None, 0.4, "sure", True):
+        file = write(
+            tmp_path / "wrong.jsonl", [rows[0] | {"probability": 1}, rows[1] | {"probability": wrong}]
+        )
+        assert status(words("dpo", tiny_folder, file, tmp_path / "none", "--method.soft", "True")) == 2
+        assert "wrong.jsonl:2" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    assert status(words("ipo", tiny_folder, file, tmp_path / "none", "--method.soft", "True")) == 2
+    assert "method.soft" in capsys.readouterr().err
