@@ -7,7 +7,7 @@ import pytest
 
 from rung.envs.load import load_environment
 from rung.envs.play import play
-from rung.envs.puzzles.build import all_puzzles
+from rung.envs.puzzles.build import FOLDER, all_puzzles
 from rung.errors import UserError
 from rung.rewards.code import Code
 from rung.rewards.score import Abstain, Attempt, Score
@@ -19,16 +19,56 @@ from rung.sandbox.result import Failed, Passed
 PUZZLES = all_puzzles()
 
 
-@pytest.mark.parametrize("language", sorted({name for p in PUZZLES for name in p.solutions}))
-def test_every_solution_prints_the_answer_in_under_a_second(language):
+QUICK = ("python", "cpp", "javascript")  # the rest take a second or, Kotlin, many to compile one program
+LATER = ("go", "java", "kotlin", "ocaml", "rust", "typescript")
+EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
+SAMPLE = slice(8, None, 10)  # puzzles 9 and 19
+
+
+def results(language, puzzles, answers):
+    """What the sandbox makes of these puzzles' solutions if those are the answers."""
     if toolchain(language) is None:
         pytest.skip(f"no {language} here; {LANGUAGES[language].install}")
-    solved = [p for p in PUZZLES if language in p.solutions]
-    programs = [Program(language, p.solutions[language], (Case("", p.answer),)) for p in solved]
-    results = list(pool.shared().map(programs, Limits(seconds=10)))
-    assert {p.name: r for p, r in zip(solved, results, strict=True) if not isinstance(r, Passed)} == {}
-    slow = {p.name: r.cpu_seconds for p, r in zip(solved, results, strict=True) if r.cpu_seconds > 1.5}
+    programs = [
+        Program(language, puzzle.solutions[language], (Case("", answer),))
+        for puzzle, answer in zip(puzzles, answers, strict=True)
+    ]
+    limits = Limits(seconds=10, compile_seconds=180)
+    return dict(zip([p.name for p in puzzles], pool.shared().map(programs, limits), strict=True))
+
+
+@pytest.mark.parametrize("language", EVERY)
+def test_every_solution_prints_the_answer_in_under_a_second(language):
+    found = results(language, PUZZLES, [p.answer for p in PUZZLES])
+    assert {name: r for name, r in found.items() if not isinstance(r, Passed)} == {}
+    slow = {name: r.cpu_seconds for name, r in found.items() if r.cpu_seconds > 1.5}
     assert slow == {}  # under a second on an idle machine
+
+
+@pytest.mark.parametrize("language", EVERY)
+def test_a_solution_of_the_puzzle_before_fails_in_every_language(language):
+    """A program that compiles, ends well and prints a number: the number alone tells it from a right one."""
+    some = PUZZLES[::5]
+    shifted = {p.name: PUZZLES[i - 1] for i, p in enumerate(PUZZLES)}
+    found = results(language, some, [shifted[p.name].answer for p in some])
+    assert {r.why if isinstance(r, Failed) else r for r in found.values()} == {"wrong output"}
+    assert [r.got.strip() for r in found.values()] == [p.answer for p in some]
+
+
+@pytest.mark.parametrize("language", [name for name in LATER if name != "kotlin"])
+def test_some_solutions_in_the_languages_that_compile_slowly(language):
+    some = PUZZLES[SAMPLE]
+    found = results(language, some, [p.answer for p in some])
+    assert {name: r for name, r in found.items() if not isinstance(r, Passed)} == {}
+    [off_by_one] = results(language, some[:1], [str(int(some[0].answer) + 1)]).values()
+    assert isinstance(off_by_one, Failed) and off_by_one.why == "wrong output"
+
+
+def test_every_file_beside_a_puzzle_is_a_solution_and_no_language_leaves_a_puzzle_out():
+    known = {language.file for language in LANGUAGES.values()}
+    for puzzle in PUZZLES:
+        assert {file.name for file in (FOLDER / puzzle.name).iterdir()} <= known
+        assert set(puzzle.solutions) == {*QUICK, *LATER}, puzzle.name
 
 
 def test_there_are_twenty_in_order_of_difficulty_each_in_three_languages_or_more():

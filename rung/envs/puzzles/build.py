@@ -46,8 +46,13 @@ def all_puzzles() -> tuple[Puzzle, ...]:
 
 
 def read(file: Path) -> Puzzle:
+    """The puzzle, and with its own solutions those in the folder beside it, one file a language."""
     found = tomllib.loads(file.read_text(encoding="utf-8"))
     solutions = {name: code.lstrip("\n") for name, code in found["solutions"].items()}
+    for name, language in LANGUAGES.items():
+        beside = file.with_suffix("") / language.file
+        if beside.is_file():
+            solutions[name] = beside.read_text(encoding="utf-8")
     return Puzzle(file.stem, found["difficulty"], found["statement"].strip(), found["answer"], solutions)
 
 

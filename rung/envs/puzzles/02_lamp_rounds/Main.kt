@@ -1,0 +1,7 @@
+fun main() {
+    val on = BooleanArray(5001)
+    for (k in 1..400)
+        for (n in 1..5000)
+            if ((n + k * k) % (k + 3) == 0) on[n] = !on[n]
+    println((1..5000).filter { on[it] }.sum())
+}
