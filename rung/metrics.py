@@ -44,6 +44,10 @@ METRICS: dict[str, Metric] = {
         "pairs whose both answers are less likely than at the start", "share", 0, 0.6, "lower"
     ),
     "length_gap": Metric("tokens of the chosen answer less those of the rejected", "tokens", -200, 200),
+    "pairs": Metric("prompts of the round whose answers made a pair", "pairs", low=1),
+    "ties": Metric("prompts of the round whose best and worst answer tie", "prompts", 0),
+    "unjudged": Metric("prompts of the round with fewer than two scores", "prompts", 0),
+    "skipped_rounds": Metric("rounds without a pair that were played before this one", "rounds", 0, 5),
     "kto_baseline": Metric("mean log-ratio of mismatched answers, cut at 0: KTO's reference", "nats", 0, 50),
     "eval_margin": Metric("margin on held-out pairs", "nats", -1, 200, "higher"),
     "eval_pair_accuracy": Metric("pair_accuracy on held-out pairs", "share", 0.45, 1, "higher"),

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "rung"
 ROOMS = {
     **dict.fromkeys(["errors", "batch", "settings", "settings_preference", "settings_rl", "schema"], 0),
     **dict.fromkeys(["settings_self_training"], 0),
-    **dict.fromkeys(["settings_ppo"], 0),
+    **dict.fromkeys(["settings_ppo", "settings_online_dpo"], 0),
     **dict.fromkeys(["settings_reward"], 0),
     **dict.fromkeys(["settings_distill"], 0),
     **dict.fromkeys(["keys", "config", "metrics", "run", "progress", "endpoint", "settings_judge"], 0),

@@ -37,6 +37,9 @@ COMMANDS: dict[str, Command] = {
     "kto": Command("preference", "Kto", "main", "train on thumbs up and down", "train"),
     "reward": Command("reward", "Reward", "main", "train a reward model of pairs or judged answers", "train"),
     "ppo": Command("ppo", "Ppo", "main", "learn from rewards with a critic", "train"),
+    "online-dpo": Command(
+        "online_dpo", "OnlineDpo", "main", "learn from pairs of the policy's own answers", "train"
+    ),
     "rl": Command("rl", "Rl", "main", "learn from verifiable rewards", "train"),
     "grpo": Command("rl", "Grpo", "grpo", "the same by group relative policy optimization", "train"),
     "rft": Command("rft", "Rft", "main", "a model's own right answers as data for sft", "train"),

@@ -76,8 +76,12 @@ def preference(command: str, settings: Preference) -> Path:
 
 
 def method_of(command: str, settings: Any) -> Method:
-    """The loss of this name with its options, tried on two equal answers: a bad option is refused here."""
-    method = partial(find(command), **to_dict(settings.method))
+    """The loss of this name with its options."""
+    return tried(partial(find(command), **to_dict(settings.method)))
+
+
+def tried(method: Method) -> Method:
+    """The loss, once it has been tried on two equal answers: a bad option is refused here."""
     start = {REFERENCE: np.zeros(2, np.float32), PROBABILITY: np.ones(2, np.float32)}
     example = Example(np.zeros(2, np.int32), np.array([False, True]), "", start)
     batch = collate_pairs([Pair(example, example)], [True])

@@ -124,6 +124,7 @@ class Player:
     """The parts of one run, put together. PPO's (`ppo.py`) loads, scores and equips more."""
 
     part: ClassVar[str] = ""  # how the names of the model's weights begin in the state
+    source_kind: ClassVar[type[ExperienceSource]] = ExperienceSource
     settings: Rl
     recipe: Recipe
     environment: Environment
@@ -163,7 +164,7 @@ class Player:
             old=self._old_logprobs(),
             hidden=self._hidden_states if recipe.needs_hidden else None,
         )  # fmt: skip
-        source = ExperienceSource(
+        source = self.source_kind(
             collector,
             RolloutStore(Path(), self._decode),
             updates=self.updates, epochs=settings.epochs, micro_tokens=settings.micro_tokens,
@@ -177,7 +178,7 @@ class Player:
         config = {
             "data_digest": tasks_digest(self.environment),
             "recipe": {**to_dict(recipe)},
-            "loss": f"{recipe.loss} with {dict(recipe.loss_options) or 'its defaults'}, credit {recipe.estimator}",
+            "loss": self._loss_in_words(),
         }
         try:
             return run_stage(
@@ -189,6 +190,7 @@ class Player:
                 mean_context=settings.max_tokens,
                 evaluate=self._evaluate if len(self.environment.test) else None,
                 opened=self._opened,
+                finding=self._finding,
                 part=self.part,
             )  # fmt: skip
         finally:
@@ -204,6 +206,14 @@ class Player:
 
     def equip(self, collector: Collector, source: ExperienceSource, state: Any) -> None:
         """What else a round is made of; nothing here."""
+
+    def _loss_in_words(self) -> str:
+        recipe = self.recipe
+        return f"{recipe.loss} with {dict(recipe.loss_options) or 'its defaults'}, credit {recipe.estimator}"
+
+    def _finding(self, run: Any) -> str:
+        """What the run's metrics show besides its health, in a sentence; nothing here."""
+        return ""
 
     def heads(self) -> dict[str, nn.Module]:
         """What else is read off the policy's states; nothing here."""
