@@ -2,6 +2,7 @@
 
     gsm8k:PATH  math:PATH  rows:PATH           rows that are read            (rung.envs.files)
     arithmetic  countdown  guess  lookup       tasks that are made
+    needle  counting  regression  deduction    tasks that are made, to measure what length and thinking do
     puzzles  humaneval                         programs to write, run in the sandbox; held out only
     reasoning-gym/NAME                         any data set of that package
     FILE.py:FUNCTION                           a function that returns an Environment
@@ -22,15 +23,19 @@ from typing import Any
 
 from rung.envs.arithmetic import arithmetic
 from rung.envs.countdown import countdown
+from rung.envs.counting import counting
+from rung.envs.deduction import deduction
 from rung.envs.environment import Environment
 from rung.envs.files import gsm8k, math_rows, rows
 from rung.envs.guess import guess
 from rung.envs.humaneval import humaneval
 from rung.envs.lookup import lookup, lookup_tool
 from rung.envs.mixture import mixture
+from rung.envs.needle import needle
 from rung.envs.options import canonical, closest, convert, members, reject_unknown, split_options
 from rung.envs.puzzles.build import puzzles
 from rung.envs.reasoning_gym import reasoning_gym
+from rung.envs.regression import regression
 from rung.envs.toolbox import calculator, python
 from rung.envs.tools import Tool, with_tools
 from rung.envs.user import user_environment
@@ -40,10 +45,14 @@ from rung.rewards.code import python_tool
 MADE: dict[str, Callable[..., Environment]] = {
     "arithmetic": arithmetic,
     "countdown": countdown,
+    "counting": counting,
+    "deduction": deduction,
     "guess": guess,
     "humaneval": humaneval,
     "lookup": lookup,
+    "needle": needle,
     "puzzles": puzzles,
+    "regression": regression,
 }
 READ: dict[str, Callable[..., Environment]] = {"gsm8k": gsm8k, "math": math_rows, "rows": rows}
 TOOLS = ("calculator", "search", "python")
