@@ -93,12 +93,10 @@ def turns() -> Iterator[str]:
 
 def pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
     """Text as it becomes certain: a character may take several tokens, and half of one is not shown."""
-    ids: list[int] = []
-    shown = ""
+    from rung.rollouts.detokenise import Detokeniser
+
+    text = Detokeniser(tokenizer)
     for token in tokens:
-        ids.append(token)
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        if not text.endswith("\ufffd"):
-            yield text[len(shown) :]
-            shown = text
-    yield tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+        if piece := text.push([token]):
+            yield piece
+    yield text.end()
