@@ -47,12 +47,12 @@ def main(settings: Diagnose) -> int:
         if settings.json:
             print(json.dumps(as_json(report), allow_nan=False))
         else:
-            from rung.commands.rollouts import console
+            from rung.commands.terminal import console
 
             console().print() if number else None
             print_report(report, console())
     if len(reports) > 1 and not settings.json:
-        from rung.commands.rollouts import console
+        from rung.commands.terminal import console
 
         compare(reports, console())
     return int(settings.strict and any(report.stops for report in reports))
@@ -94,7 +94,7 @@ def indented(out: Console, text: str, style: str = "") -> None:
 
 
 def printable(text: str) -> str:
-    from rung.commands.rollouts import one_line
+    from rung.commands.terminal import one_line
 
     return one_line(text)
 

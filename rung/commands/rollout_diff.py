@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from rung.commands.rollouts import Rollouts, Row, console, number, one_line, print_json
+from rung.commands.terminal import console, number, one_line, print_json
+
+Row = dict[str, Any]
 
 
-def diff(rows: list[Row], settings: Rollouts) -> int:
-    assert settings.diff is not None
-    first, second = settings.diff
+def diff(rows: list[Row], first: int, second: int, *, limit: int, json: bool) -> int:
     before, after = by_task(rows, first), by_task(rows, second)
     changes = sorted((change(task, before[task], after[task]) for task in before if task in after), key=order)
-    shown = changes[: settings.limit or None]
-    if settings.json:
+    shown = changes[: limit or None]
+    if json:
         print_json(shown)
         return 0
     out = console()

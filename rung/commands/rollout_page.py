@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rung.commands.rollouts import console, number, one_line, plain, print_json, safe
+from rung.commands.terminal import console, number, one_line, plain, print_json, safe
 from rung.errors import UserError
 from rung.rewards.score import Failure, Score, Verdict
 from rung.run import Run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from rung.commands.terminal import console, number, one_line, print_json
 from rung.errors import UserError
-from rung.run import Run, encode
+from rung.run import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +98,8 @@ def main(settings: Rollouts) -> int:
     if settings.diff:
         from rung.commands.rollout_diff import diff
 
-        return diff(list(selected(store, settings, list(settings.diff))), settings)
+        rows = list(selected(store, settings, list(settings.diff)))
+        return diff(rows, *settings.diff, limit=settings.limit, json=settings.json)
     return list_rollouts(store, settings, rounds)
 
 
@@ -130,8 +130,8 @@ def print_rows(rows: list[Row], out: Console, title: str, extra: str) -> None:
     widths = [
         min(max(len(line[i]) for line in lines), max(out.width // 4, 8)) for i in range(len(lines[0]) - 1)
     ]
-    for number, line in enumerate(lines):
-        text = Text(style="bold" if number == 0 else "")
+    for place, line in enumerate(lines):
+        text = Text(style="bold" if place == 0 else "")
         for i, width in enumerate(widths):
             cell = Text(line[i])
             cell.truncate(width, overflow="ellipsis")
@@ -192,47 +192,12 @@ def ordered(store: RolloutStore, settings: Rollouts, rounds: list[int]) -> Itera
 # ---- how they look ----
 
 
-def console() -> Console:
-    """The terminal; without one lines are longer, since nothing wraps them."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 160
-    return Console(highlight=False, markup=False, width=width)
-
-
-def print_json(rows: Any) -> None:
-    for row in rows:
-        print(json.dumps(plain(row), allow_nan=False))
-
-
-def plain(value: Any) -> Any:
-    """What JSON can say; infinite and undefined numbers become text, as in metrics.jsonl."""
-    if isinstance(value, float):
-        return encode(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
-
-
 def verdict(row: Row) -> str:
     return number(row["reward"]) if row["verdict"] == "score" else row["failure"] or "abstain"
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
 def is_number(value: float | None) -> bool:
     return value is not None and value == value
-
-
-def one_line(text: str) -> str:
-    return " ".join(safe(text).split())
-
-
-def safe(text: str) -> str:
-    """A model may write anything; control characters would move the reader's cursor or colour the screen."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def spans(rounds: list[int]) -> str:

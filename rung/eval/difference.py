@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rung.eval.records import Header, Prompt, Sample, header_row, prompt_row, sample_row
-
-if TYPE_CHECKING:
-    from rung.eval.results import Result
 
 NOTHING = "(nothing)"
 CONTEXT = 60  # characters of long text shown around the first that differs
@@ -29,7 +26,18 @@ class Difference:
         return f"{self.what}: {self.first!r} against {self.second!r}"
 
 
-def difference(first: Result, second: Result) -> Difference | None:
+class Evaluation(Protocol):
+    """What is compared: a result as it is read from its folder."""
+
+    @property
+    def header(self) -> Header: ...
+    @property
+    def prompts(self) -> Sequence[Prompt]: ...
+    @property
+    def samples(self) -> Sequence[Sample]: ...
+
+
+def difference(first: Evaluation, second: Evaluation) -> Difference | None:
     """None if the two are the same evaluation with the same outcome."""
     return cause(first.header, first.prompts, second.header, second.prompts) or outcome(
         first.samples, second.samples

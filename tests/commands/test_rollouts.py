@@ -8,7 +8,8 @@ import pytest
 from rung import cli
 from rung.batch import Rollout
 from rung.commands.rollout_page import SCALES, style_of
-from rung.commands.rollouts import safe, spans
+from rung.commands.rollouts import spans
+from rung.commands.terminal import safe
 from rung.rewards.score import Abstain, Failure, Score
 from rung.rollouts.store import Graded, RolloutStore
 from rung.run import Run
