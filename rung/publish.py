@@ -90,8 +90,8 @@ def point(pointer: Path, name: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(parent: Path, older_than: float = 0.0) -> list[Path]:
-    """Clear away what killed processes left in `parent`; the paths removed or put back.
+def sweep(parent: Path, older_than: float = 0.0, name: str = "") -> list[Path]:
+    """Clear away what killed processes left in `parent`, of one target if it is named; the paths removed or put back.
 
     What a living process is writing stays. Processes are told apart by pid, which says nothing of another
     machine: where one may write to the same folder, spare what is younger than `older_than` seconds.
@@ -99,7 +99,9 @@ def sweep(parent: Path, older_than: float = 0.0) -> list[Path]:
     swept = []
     for path in sorted(parent.iterdir()) if parent.is_dir() else []:
         match = UNFINISHED.fullmatch(path.name)
-        if match is None or path in _open or _other_process_alive(int(match["pid"])):
+        if match is None or name not in ("", match["name"]):
+            continue
+        if path in _open or _other_process_alive(int(match["pid"])):
             continue
         if time.time() - path.stat().st_mtime < older_than:
             continue

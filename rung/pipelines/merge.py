@@ -35,7 +35,7 @@ from rung.models.folder import (
 )
 from rung.models.hub import load_tokenizer, resolve
 from rung.models.stream import Stored, stored_digest, stored_tensors, write_stream
-from rung.publish import publish
+from rung.publish import publish, sweep
 
 BLOCK = (
     1 << 14
@@ -166,6 +166,9 @@ def merge(
     check: Callable[[Path], None] | None = None,
 ) -> None:
     """Publish the merged folder with its lineage. `check` sees it before it has its name, and may refuse it."""
+    sweep(
+        out.parent, name=out.name
+    )  # what a killed merge left; its neighbours may be written on other machines
     with publish(out, size=size_of(plan)) as folder:
         write_merge(plan, method, folder, seed)
         parents = [{"name": p.name, "digest": stored_digest(p.path)} for p in plan.parents]

@@ -363,3 +363,18 @@ def test_the_sweep_marks_what_no_other_beats(tmp_path, folders, texts, capsys):
     assert not list((tmp_path / "s").glob("alpha-*/model"))
     assert run("sweep", folders["base"], folders["b"], "--text", texts, "--out", tmp_path / "t") == 2
     assert not (tmp_path / "t").exists()
+
+
+def test_what_a_killed_merge_left_is_cleared_by_the_next_and_nothing_else(tmp_path, folders):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left, neighbour, own = (
+        tmp_path / f"m.tmp-{gone.pid}-0123abcd",
+        tmp_path / f"other.tmp-{gone.pid}-0123abcd",
+        tmp_path / "m.tmp-notes",
+    )
+    for folder in (left, neighbour, own):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    assert run(folders["a"], folders["b"], "--no-perplexity", "--out", tmp_path / "m") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["m", neighbour.name, own.name])
