@@ -20,7 +20,7 @@ PUZZLES = all_puzzles()
 
 
 QUICK = ("python", "cpp", "javascript")  # the rest take a second or, Kotlin, many to compile one program
-LATER = ("go", "java", "kotlin", "ocaml", "rust", "typescript")
+LATER = ("go", "java", "kotlin", "ocaml", "rust", "typescript", "zig")
 EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
 SAMPLE = slice(8, None, 10)  # puzzles 9 and 19
 
@@ -55,7 +55,7 @@ def test_a_solution_of_the_puzzle_before_fails_in_every_language(language):
     assert [r.got.strip() for r in found.values()] == [p.answer for p in some]
 
 
-@pytest.mark.parametrize("language", [name for name in LATER if name != "kotlin"])
+@pytest.mark.parametrize("language", [name for name in LATER if name not in ("kotlin", "zig")])
 def test_some_solutions_in_the_languages_that_compile_slowly(language):
     some = PUZZLES[SAMPLE]
     found = results(language, some, [p.answer for p in some])
