@@ -131,7 +131,9 @@ def raise_through(line):
 
 
 def test_the_names_are_those_of_the_recipes():
-    assert (*typing.get_args(RecipeName), "ppo") == tuple(RECIPES)  # PPO is a command of its own
+    assert (*typing.get_args(RecipeName),) == tuple(
+        name for name in RECIPES if name != "ppo"
+    )  # its own command
 
 
 @pytest.mark.parametrize("method", typing.get_args(RecipeName))
@@ -179,9 +181,10 @@ PAIRS = [
      {"top_p": 0.7, "loss__correction": "mis", "loss__correction_max": 0.7}),
     ({"top_p": 0.7, "loss__correction": "tis"},
      {"top_p": 0.7, "loss__correction": "tis", "loss__correction_level": "sequence"}),
-    ({}, {"parts__kl_in_reward": "answer", "parts__reward_beta": 0.1}),
-    ({"parts__kl_in_reward": "answer", "parts__reward_beta": 0.1},
-     {"parts__kl_in_reward": "token", "parts__reward_beta": 0.1}),
+    # The policy begins as its reference, to the bit: in the first round there is no KL to pay for.
+    ({"rounds": 2}, {"rounds": 2, "parts__kl_in_reward": "answer", "parts__reward_beta": 0.1}),
+    ({"rounds": 2, "parts__kl_in_reward": "answer", "parts__reward_beta": 0.1},
+     {"rounds": 2, "parts__kl_in_reward": "token", "parts__reward_beta": 0.1}),
     ({}, {"parts__token_credit": "entropy_shaped"}),
 ]  # fmt: skip
 PAIRS = [({}, {name: value}) for name, value in PARTS.items()] + PAIRS
@@ -202,7 +205,7 @@ def outcomes(tiny_folder, tmp_path_factory):
     def outcome(options) -> tuple:
         name = str(options)
         if name not in known:
-            run = play(tiny_folder, tmp_path_factory.mktemp("part") / "run", **FIRST, **options)
+            run = play(tiny_folder, tmp_path_factory.mktemp("part") / "run", **(FIRST | options))
             [content] = [v for k, v in weights(run).items() if k.endswith("/model.safetensors")]
             known[name] = (hash(content), every(run, "loss"))
         return known[name]

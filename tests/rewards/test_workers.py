@@ -205,7 +205,8 @@ def test_made_in_a_thread_that_ends():
 
 
 TRAINER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 sys.path[:0] = {path!r}
 import hostile
 from rung.rewards.score import Attempt
@@ -229,8 +230,11 @@ def test_the_end_of_the_trainer_is_the_end_of_all(how):
     assert trainer.stdout.readline() == b"now\n"
     assert len(family() - before) >= 6  # itself, the server, three workers and a daemon
     trainer.send_signal(how)
-    trainer.wait(30)
-    trainer.stdout.close()
+    try:
+        trainer.wait(30)
+    finally:
+        trainer.kill()
+        trainer.stdout.close()
     assert soon(lambda: family() <= before), "a process was left behind"
 
 
