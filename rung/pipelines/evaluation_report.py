@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from rung.eval.passk import Curve, pass_at
 from rung.eval.records import Sample
 from rung.eval.report import aligned, comparison_line, curve_table, plot_curves, tally_table
 from rung.eval.tally import compare_samples, scores_by_task
+from rung.eval.thinking import thinking_slope
 from rung.pipelines.evaluate import Evaluation
+from rung.rewards.score import Score
 
 WORDS = 100  # of each answer that diversity looks at, so that long answers do not look more varied
 
@@ -43,6 +46,7 @@ def summary(evaluations: Sequence[Evaluation]) -> str:
     if varied := diversity_table(named):
         parts.append(varied)
     parts += comparisons(named)
+    parts += thinking_lines(evaluations)
     return "\n\n".join(parts)
 
 
@@ -147,3 +151,39 @@ def crossing(base: Evaluation, other: Evaluation) -> Crossover | None:
         for part in scores
     )
     return crossover(base_PK, other_PK)
+
+
+# ---- one model with several thinking budgets ----
+
+
+def thinking_lines(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Does more thinking help? One line for each model and environment with two forced budgets or more.
+
+    The budgets of a task are compared with each other, so hard tasks cannot pass for long thoughts.
+    """
+    found: dict[tuple[str, str], dict[int, Evaluation]] = {}
+    for each in evaluations:
+        budget = each.result.header.sampling.get("think_tokens")
+        if budget is not None:
+            found.setdefault((each.name, str(each.result.header.data["name"])), {})[budget] = each
+    lines = []
+    for (model, environment), forced in found.items():
+        at = next(iter(forced.values())).result.header.correct_at
+        scored: list[tuple[Any, ...]] = [
+            (sample.tokens, float(sample.verdict.value >= at), sample.task)
+            for each in forced.values()
+            for sample in each.result.samples
+            if isinstance(sample.verdict, Score)
+        ]
+        lengths: dict[str, set[int]] = {}
+        for tokens, _, task in scored:
+            lengths.setdefault(task, set()).add(max(tokens, 1))
+        if len(forced) > 1 and sum(len(each) > 1 for each in lengths.values()) > 1:
+            tokens_of, right, tasks = ([one[i] for one in scored] for i in range(3))
+            slope = thinking_slope(tokens_of, right, tasks)
+            budgets = ", ".join(f"{budget:,}" for budget in sorted(forced))
+            lines.append(
+                f"{Path(model).name or model} on {environment}, thinking of at most {budgets} tokens: accuracy changes "
+                f"by {slope.slope} when what is written doubles, within tasks: {slope.verdict}"
+            )
+    return ["\n".join(lines)] if lines else []

@@ -18,7 +18,7 @@ from rung.eval.records import Prompt
 from rung.eval.results import read, rescore
 from rung.models.load import load_model
 from rung.pipelines.evaluate import ballot, evaluate, majority, opened, prompts_digest, reward_identity
-from rung.pipelines.evaluation_report import crossing, labelled, summary
+from rung.pipelines.evaluation_report import crossing, labelled, summary, thinking_lines
 from rung.pipelines.think import FORCED, with_budget
 from rung.rewards.score import Failure, Score
 from rung.rewards.user import load_reward
@@ -298,6 +298,28 @@ def test_a_report_of_two_pairs_tasks_and_finds_the_crossing(strict, tiny_folder,
     assert list(labelled([strict, other])) == [str(strict.path), str(other.path)], "one model twice"
     assert crossing(strict, strict).at_most[0] == 0
     assert "after Holm" in summary([strict, other, replace(strict, path=Path("third"))])
+
+
+def at_budget(evaluation, budget, written, value):
+    """The same evaluation, had it been forced to that budget."""
+    new = told(evaluation, [value] * 15)
+    header = replace(new.result.header, sampling={**new.result.header.sampling, "think_tokens": budget})
+    samples = tuple(replace(sample, tokens=written) for sample in new.result.samples)
+    return replace(new, result=replace(new.result, header=header, samples=samples))
+
+
+def test_a_report_of_two_budgets_says_what_thinking_did(strict):
+    """All right with 8 tokens, all wrong with 32: one half less for each doubling, in all five tasks."""
+    short, long = at_budget(strict, 4, 8, 1.0), at_budget(strict, 16, 32, 0.0)
+    [line] = thinking_lines([long, short])
+    assert "at most 4, 16 tokens" in line and "by -0.5 [-0.5, -0.5]" in line and "inverse scaling" in line
+    assert line in summary([short, long])
+    assert thinking_lines([short]) == thinking_lines([strict, short]) == []  # one budget; and none
+    other = replace(long, result=replace(long.result, header=replace(long.result.header, data={"name": "x"})))
+    assert thinking_lines([short, other]) == []  # other tasks
+    failed = [replace(s, verdict=Failure("crash")) for s in long.result.samples[:15]]
+    unscored = replace(long, result=replace(long.result, samples=tuple(failed)))
+    assert thinking_lines([short, unscored]) == []  # what has no score is no zero
 
 
 # ---- thinking ----
