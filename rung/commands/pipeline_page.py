@@ -245,6 +245,11 @@ def findings(page: Page, folder: Path) -> None:
         page.text(f"Nothing wrong was found; looked at: {', '.join(looked)}.", soft=True)
 
 
+def writer(run: Run) -> str:
+    """A model with the tokenizer of the rollouts: a run that only samples, as `rung rft` does, keeps none itself."""
+    return str(run.path) if run.latest() else str(run.config()["settings"]["model"])
+
+
 def rollouts(page: Page, folder: Path) -> None:
     """Of the last round: the best paid, the worst paid, and the least certain of its words."""
     from rung.data.tokens import token_texts
@@ -277,7 +282,7 @@ def rollouts(page: Page, folder: Path) -> None:
             chosen[place] = why
     page.text(f"{len(chosen)} rollouts of round {store.rounds()[-1]}; the darker a token, the less likely it was to the "
               "model that wrote it.", soft=True)  # fmt: skip
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(writer(Run.open(folder)))
     for place, why in list(chosen.items())[:EXAMPLES]:
         rollout, verdict = records[place].rollout, records[place].verdict
         page.rollout(
