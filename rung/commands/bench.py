@@ -23,7 +23,7 @@ from rung.errors import UserError
 class Bench:
     """Measure rung, and its peers on the same work, on this machine. `make peers` installs the peers.
 
-    sft: fine-tuning against TRL. kernels: the language-model head against plain torch and Liger.
+    sft, dpo: fine-tuning and preferences against TRL. kernels: the language-model head against plain torch and Liger.
     """
 
     name: tyro.conf.Positional[str] = ""
@@ -39,13 +39,13 @@ class Bench:
     device: Literal["cpu", "cuda"] | None = None
     """Where; by default on a CUDA device where there is one."""
     steps: int | None = None
-    """sft: optimizer steps of each run, the warm-up included."""
+    """sft, dpo: optimizer steps of each run, the warm-up included."""
     data: str | None = None
-    """sft: the JSONL file with GSM8K's training rows."""
+    """sft: the JSONL file with GSM8K's training rows. dpo: the one with HH-RLHF's pairs."""
     trained: Literal["all", "answers"] | None = None
     """sft: every token, so that all contestants do the same arithmetic (the default), or answers only."""
     model: str | None = None
-    """sft: another model than the benchmark's own."""
+    """sft, dpo: another model than the benchmark's own."""
     tokens: int | None = None
     """kernels: how many tokens go through the head."""
 
