@@ -15,21 +15,7 @@ from rung.cli import status
 from rung.metrics import METRICS
 
 STEPS = 6
-
-# Runs `rung ARGV...` and kills itself, as kill -9 would, the n-th time the named function is entered.
-KILLER = """
-import os, signal, sys
-import {module} as module
-original, calls = getattr(module, "{function}"), [0]
-def counted(*args, **kwargs):
-    calls[0] += 1
-    if calls[0] == {call}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-setattr(module, "{function}", counted)
-from rung.cli import main
-main(sys.argv[1:])
-"""
+KILLER = Path(__file__).parent / "pipelines" / "rl_kills.py"
 
 
 def arguments(folder, rows_file, out, *more):
@@ -74,40 +60,56 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
-def unbroken(request, tiny_folder, rows_file, tmp_path_factory):
-    """A run that was never killed, with the options it was made with."""
-    torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("unbroken") / "run"
-    more = [*VARIANTS[request.param], "--optimizer.average", "0.9"]
-    assert status(arguments(tiny_folder, rows_file, out, *more)) == 0
-    return outcome(out), more
-
-
+MORE = ["--optimizer.average", "0.9"]
 KILLS = {
-    "in a step": ("rung.train", "_finish_gradients", 4),
-    "before the first save": ("rung.train", "_finish_gradients", 2),
-    "mid-save, files half written": ("rung.publish", "sync_tree", 2),
-    "saved, before LATEST moves": ("rung.run", "write_atomically", 4),
+    "in a step": ["rung.train", "_finish_gradients", 4],
+    "before the first save": ["rung.train", "_finish_gradients", 2],
+    "mid-save, files half written": ["rung.publish", "sync_tree", 2],
+    "saved, before LATEST moves": ["rung.run", "write_atomically", 4],
 }
+CASES = [(variant, kill) for variant in VARIANTS for kill in KILLS]
 
 
-@pytest.mark.parametrize("kill", KILLS)
-def test_kill_and_resume_is_the_unbroken_run(unbroken, tiny_folder, rows_file, tmp_path, kill):
-    expected, more = unbroken
-    out = tmp_path / "run"
-    module, function, call = KILLS[kill]
-    code = KILLER.format(module=module, function=function, call=call)
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *arguments(tiny_folder, rows_file, out, *more)]
-    killed = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(known_peak):
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_folder, rows_file, tmp_path_factory) -> dict[str, tuple]:
+    """Runs that were never killed."""
+    folder, found = tmp_path_factory.mktemp("unbroken"), {}
+    for name, more in VARIANTS.items():
+        assert status(arguments(tiny_folder, rows_file, folder / name, *more, *MORE)) == 0
+        found[name] = outcome(folder / name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def broken(tiny_folder, rows_file, tmp_path_factory) -> dict[tuple[str, str], tuple[Path, list]]:
+    """All runs that are killed and resumed, from one process, since loading torch takes longest."""
+    folder, jobs = tmp_path_factory.mktemp("broken"), []
+    for number, (variant, kill) in enumerate(CASES):
+        out = folder / f"run-{number}"
+        words = arguments(tiny_folder, rows_file, out, *VARIANTS[variant], *MORE)
+        jobs.append({"words": words, "out": str(out), "kill": KILLS[kill]})
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, str(KILLER), str(folder / "jobs.json")]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    endings = json.loads(done.stdout.splitlines()[-1])
+    return {case: (Path(job["out"]), end) for case, job, end in zip(CASES, jobs, endings, strict=True)}
+
+
+@pytest.mark.parametrize(("variant", "kill"), CASES)
+def test_kill_and_resume_is_the_unbroken_run(unbroken, broken, variant, kill):
+    out, (died, resumed, said) = broken[variant, kill]
+    assert died == -signal.SIGKILL, said
     if kill == "before the first save":
-        assert status(["sft", "--resume", str(out)]) == 2
+        assert resumed == 2
         return
-    assert len(outcome(out)[0]) < STEPS
-    assert status(["sft", "--resume", str(out)]) == 0
-    found = outcome(out)
+    assert resumed == 0 and "resumed after step" in said, said
+    expected, found = unbroken[variant], outcome(out)
     assert found[0] == expected[0]
     assert found[1].keys() == expected[1].keys()
     different = [name for name in found[1] if found[1][name] != expected[1][name]]

@@ -1,4 +1,4 @@
-"""Runs of `rung rl` that are killed and resumed, each in a child forked from one process that has loaded everything.
+"""Runs of training commands that are killed and resumed, each in a child forked from one process that has loaded all.
 
     python rl_kills.py JOBS.json
 

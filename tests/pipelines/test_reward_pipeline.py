@@ -22,20 +22,6 @@ from rung.rewards.score import Abstain, Attempt, Score
 from rung.rewards.workers import Graders
 from rung.run import Run
 
-KILLER = """
-import os, signal, sys
-import rung.train as module
-original, calls = module._finish_gradients, [0]
-def counted(*args, **kwargs):
-    calls[0] += 1
-    if calls[0] == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-module._finish_gradients = counted
-from rung.cli import main
-main(sys.argv[1:])
-"""
-
 
 def write(file: Path, rows) -> Path:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -72,6 +58,9 @@ def files(tmp_path_factory) -> dict[str, Path]:
     ]
     made = {"pairs": pairs, "margins": margins, "thumbs": thumbs, "steps": steps}
     return {name: write(folder / f"{name}.jsonl", rows) for name, rows in made.items()}
+
+
+pytestmark = pytest.mark.usefixtures("known_peak")
 
 
 @pytest.fixture(autouse=True)
@@ -138,27 +127,53 @@ def test_a_run_reports_its_calibration_and_is_a_model_transformers_opens(trained
     assert "above chance" in Run.open(run).status()["reason"] or "coin" in Run.open(run).status()["reason"]
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("--lora.rank", "4"), ("--precision", "bf16")], ids=["full", "lora", "bf16"]
-)
-def test_killed_and_resumed_it_is_the_same_run_to_the_bit(tiny_folder, files, tmp_path, more):
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    arguments = ("--steps", "5", "--save-every", "2", "--lora.dropout", "0.1", *more)
-    assert status(words(tiny_folder, files["margins"], straight, *arguments)) == 0
-    command = [sys.executable, "-c", KILLER, *words(tiny_folder, files["margins"], killed, *arguments)]
-    died = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    assert Run.open(killed).latest().name == "step-000002"
-    assert status(["reward", "--resume", str(killed)]) == 0
-    assert outcome(straight) == outcome(killed)
+VARIANTS = {"full": (), "lora": ("--lora.rank", "4"), "bf16": ("--precision", "bf16")}
 
 
-def test_margins_are_part_of_what_a_resumed_run_is_held_to(tiny_folder, files, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def broken(tiny_folder, files, tmp_path_factory) -> dict[str, tuple[list, Path, list]]:
+    """Each killed in its fourth step and resumed, from one process, since loading torch takes longest."""
+    folder, jobs = tmp_path_factory.mktemp("killed"), []
+    for name, more in VARIANTS.items():
+        arguments = ("--steps", "5", "--save-every", "2", "--lora.dropout", "0.1", *more)
+        line = words(tiny_folder, files["margins"], folder / name, *arguments)
+        jobs.append(
+            {"words": line, "out": str(folder / name), "kill": ["rung.train", "_finish_gradients", 4]}
+        )
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, str(Path(__file__).with_name("rl_kills.py")), str(folder / "jobs.json")]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    endings = json.loads(done.stdout.splitlines()[-1])
+    return {
+        name: (job["words"], Path(job["out"]), end)
+        for name, job, end in zip(VARIANTS, jobs, endings, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_killed_and_resumed_it_is_the_same_run_to_the_bit(broken, tmp_path, name):
+    line, run, (died, resumed, said) = broken[name]
+    assert (died, resumed) == (-signal.SIGKILL, 0) and "resumed after step 2" in said, said
+    straight = [str(tmp_path / "straight") if word == str(run) else word for word in line]
+    assert status(straight) == 0
+    assert outcome(tmp_path / "straight") == outcome(run)
+
+
+def test_margins_are_part_of_what_a_resumed_run_is_held_to(tiny_folder, files, tmp_path, capsys, monkeypatch):
+    import rung.train
+
+    original = rung.train._finish_gradients
+
+    def interrupting(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **kwargs)
+
     data = tmp_path / "margins.jsonl"
     shutil.copy(files["margins"], data)
-    command = [sys.executable, "-c", KILLER, *words(tiny_folder, data, tmp_path / "run", "--steps", "5")]
-    command += ["--save-every", "1"]
-    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(rung.train, "_finish_gradients", interrupting)
+        assert status(words(tiny_folder, data, tmp_path / "run", "--steps", "5")) == 130
     write(data, [json.loads(line) | {"margin": 0.5} for line in data.read_text().splitlines()])
     assert status(["reward", "--resume", str(tmp_path / "run")]) == 2
     assert "digest" in capsys.readouterr().err
