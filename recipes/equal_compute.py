@@ -51,7 +51,7 @@ def sampled(run: Run) -> float:
 
 
 def trained(run: Run) -> float:
-    steps = [row for row in run.metrics() if "step_tokens" in row and "loss" in row]
+    steps = [row for row in run.metrics() if "step_tokens" in row]
     tokens, scored = (sum(row[key] for row in steps) for key in ("step_tokens", "trained_tokens"))
     return work(shape(run), tokens, scored, trained=True)
 

@@ -227,6 +227,7 @@ def test_the_best_is_set_against_the_worst_and_the_unjudged_left_out(tmp_path):
     answers = [chat("q", f"says {s}", task="t", score=s) for s in (0.25, 1.25, 0.0, 1.0, 0.5)]
     found = [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in pairs_of(answers, 9, 0.5)]
     assert found == [("says 1.25", "says 0.0"), ("says 1.0", "says 0.25")]
+    assert len(pairs_of(answers, 9, 0.75)) == 2  # a difference of just so much is one
     assert len(pairs_of(answers, 1, 0.5)) == 1 and len(pairs_of(answers, 9, 1.0)) == 1
     assert pairs_of([chat("q", "same", task="t", score=s) for s in (0, 1)], 9, 0.5) == []
     file = jsonl(tmp_path / "a", [chat("q", "x", task="t", score=1.0), chat("q", "y", task="t", score=None)])
