@@ -38,14 +38,15 @@ from rung.settings_rl import Rl
 TASKS = {  # a word to turn round, letters to count, a sum
     "spell_backward": "reasoning-gym/spell_backward?min_word_len=3&max_word_len=4&format=none",
     "letter_counting": "reasoning-gym/letter_counting?min_words=2&max_words=4&format=none",
-    "chain_sum": "reasoning-gym/chain_sum?min_terms=3&max_terms=3&min_digits=1&max_digits=1&format=none",
+    "chain_sum": "reasoning-gym/chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&format=none",
 }
 PHRASES = {  # what every question says: a token each
     "spell_backward": ["Spell this word backward (example: sun -> nus): "],
     "letter_counting": ['How many times does the letter "', '" appear in the text: "'],
     "chain_sum": ["State the final answer to the following arithmetic problem: "],
 }
-DOCUMENTS, RIGHT, EPOCHS = 16_000, 0.5, 2
+DOCUMENTS, RIGHT = 16_000, 0.5
+EPOCHS = {"spell_backward": 2, "letter_counting": 2, "chain_sum": 10}  # carries take longest to learn
 LONGEST = 12  # characters of an answer
 
 console = Console(highlight=False)
@@ -76,7 +77,7 @@ def pretrained(spec: str, folder: Path) -> Path:
     return sft(
         Sft(
             data=(str(folder / "corpus.jsonl"),), model=str(start), out=str(folder / "pretrained"),
-            precision="fp32", step_documents=64, epochs=EPOCHS, max_length=128, micro_tokens=2048,
+            precision="fp32", step_documents=64, epochs=EPOCHS[folder.name], max_length=128, micro_tokens=2048,
             optimizer=Optimizer(learning_rate=3e-3, warmup=0.05),
         )
     )  # fmt: skip
@@ -113,7 +114,7 @@ def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
             axis.plot(*zip(*points, strict=True), color="#2a6fbb", linewidth=1.6, marker="o", markersize=3)
         axis.set(title=task, xlabel="rounds", ylim=(0, 1))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("held-out accuracy, temperature 1")
+    axes[0][0].set_ylabel("held-out score, temperature 1")
     figure.savefig(path, dpi=150)
 
 
@@ -130,7 +131,7 @@ def main() -> None:
         folder = Path(options.out) / task
         start = pretrained(TASKS[task], folder)
         before = measured(start, TASKS[task], folder / "eval-start")
-        assert before.tally.accuracy is not None
+        assert before.tally.accuracy is not None and before.tally.mean_score is not None
         for seed in range(options.seeds):
             run = reinforced(TASKS[task], start, folder / f"seed-{seed}", seed, options.rounds)
             after = measured(run, TASKS[task], folder / f"eval-seed-{seed}")
@@ -142,12 +143,14 @@ def main() -> None:
                 for row in Run.open(run).metrics()
                 if "heldout_score" in row
             ]
-            curves.setdefault(task, []).append([(0, before.tally.accuracy.value), *logged])
+            # Some tasks pay for part of an answer: the curve is of that score, the table of whole answers.
+            curves.setdefault(task, []).append([(0, before.tally.mean_score), *logged])
             found.append(
                 {
                     "task": task,
                     "seed": seed,
                     "start": before.tally.accuracy.value,
+                    "start_score": before.tally.mean_score,
                     "difference": difference.value,
                 }
                 | {"low": difference.low, "high": difference.high, "p": compared.p}
