@@ -23,7 +23,8 @@ from rung.errors import UserError
 class Bench:
     """Measure rung, and its peers on the same work, on this machine. `make peers` installs the peers.
 
-    sft, dpo: fine-tuning and preferences against TRL. kernels: the language-model head against plain torch and Liger.
+    sft, dpo, grpo: a training step against TRL. rollout: sampling against vLLM and transformers. kernels: the
+    language-model head against plain torch and Liger. native: the CPU kernels against the operators of PyTorch.
     """
 
     name: tyro.conf.Positional[str] = ""
