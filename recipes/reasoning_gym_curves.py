@@ -1,4 +1,4 @@
-"""Does reinforcement learning raise held-out accuracy? Three reasoning-gym tasks of different kind, three seeds each.
+"""Does reinforcement learning raise held-out accuracy? Four reasoning-gym tasks of different kind, three seeds each.
 
 For each task a small decoder is made from nothing and reads questions with answers, of which a share is right and the
 rest are answers to other questions; nothing says which. GRPO then has the task's own grader, and nothing else. What is
@@ -35,18 +35,22 @@ from rung.run import Run
 from rung.settings import Optimizer, Sft
 from rung.settings_rl import Rl
 
-TASKS = {  # a word to turn round, letters to count, a sum
+TASKS = {  # a word to turn round, letters to count, a cipher to undo, a sum
     "spell_backward": "reasoning-gym/spell_backward?min_word_len=3&max_word_len=4&format=none",
     "letter_counting": "reasoning-gym/letter_counting?min_words=2&max_words=4&format=none",
-    "chain_sum": "reasoning-gym/chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&format=none",
+    "caesar_cipher": "reasoning-gym/caesar_cipher?min_words=1&max_words=1&min_rotation=1&max_rotation=1&format=none",
+    "chain_sum": "reasoning-gym/chain_sum?min_terms=3&max_terms=3&min_digits=1&max_digits=1&format=none",
 }
 PHRASES = {  # what every question says: a token each
     "spell_backward": ["Spell this word backward (example: sun -> nus): "],
     "letter_counting": ['How many times does the letter "', '" appear in the text: "'],
+    "caesar_cipher": [
+        "Decrypt this Caesar cipher text: ",
+        ". Provide only the decrypted text as your final answer.",
+    ],
     "chain_sum": ["State the final answer to the following arithmetic problem: "],
 }
-DOCUMENTS, RIGHT = 16_000, 0.5
-EPOCHS = {"spell_backward": 2, "letter_counting": 2, "chain_sum": 10}  # carries take longest to learn
+DOCUMENTS, RIGHT, EPOCHS = 16_000, 0.5, 2
 LONGEST = 12  # characters of an answer
 
 console = Console(highlight=False)
@@ -77,7 +81,7 @@ def pretrained(spec: str, folder: Path) -> Path:
     return sft(
         Sft(
             data=(str(folder / "corpus.jsonl"),), model=str(start), out=str(folder / "pretrained"),
-            precision="fp32", step_documents=64, epochs=EPOCHS[folder.name], max_length=128, micro_tokens=2048,
+            precision="fp32", step_documents=64, epochs=EPOCHS, max_length=128, micro_tokens=2048,
             optimizer=Optimizer(learning_rate=3e-3, warmup=0.05),
         )
     )  # fmt: skip

@@ -112,7 +112,10 @@ class Stepper:
     def step(self, rate: float) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["rate_factor"]
+                if isinstance(group["lr"], Tensor):  # torchao's, which compiles its step and reads the rate in there
+                    group["lr"].fill_(rate * group["rate_factor"])
+                else:
+                    group["lr"] = rate * group["rate_factor"]
             optimizer.step()
         self.masters.publish()
 
