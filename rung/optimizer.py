@@ -112,9 +112,8 @@ class Stepper:
     def step(self, rate: float) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                if isinstance(
-                    group["lr"], Tensor
-                ):  # torchao's, which compiles its step and reads the rate in there
+                # torchao compiles its step and reads the rate, a tensor, in there.
+                if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(rate * group["rate_factor"])
                 else:
                     group["lr"] = rate * group["rate_factor"]
