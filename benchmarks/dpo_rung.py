@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 
-def main(words: list[str]) -> dict:
+def measured(words: list[str]) -> dict:
     from rung.cli import status
     from rung.pipelines import preference
     from rung.run import Run
@@ -39,4 +39,4 @@ def main(words: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(Path(sys.argv[1]).read_text()))))
+    print(json.dumps(measured(json.loads(Path(sys.argv[1]).read_text()))))

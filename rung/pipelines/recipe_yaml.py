@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -96,7 +97,7 @@ def read_values(node: yaml.Node | None, path: Path, changes: Changes) -> dict[st
 def words_of(node: yaml.Node, place: str, leaf: Leaf | None) -> list[str] | None:
     if leaf is not None and not whole_value(node):
         return node_words(node, place, leaf)
-    entries = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    entries: list[Any] = node.value if isinstance(node, yaml.SequenceNode) else [node]
     return [scalar_word(entry) for entry in entries]
 
 

@@ -105,7 +105,9 @@ def test_an_installation_without_a_checkout_says_so(tmp_path):
 
 def test_the_benchmarks_of_this_checkout():
     assert bench.find("sft", CHECKOUT) is sft.main
-    with pytest.raises(UserError, match=r"one of: (?!.*harness).*grpo, kernels, .*rollout, sft"):
+    with pytest.raises(
+        UserError, match=r"one of: (?!.*harness).*grpo, kernels, native, .*rollout, sandbox, sft"
+    ):
         bench.find("harness", CHECKOUT)
 
 
