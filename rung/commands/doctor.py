@@ -96,7 +96,7 @@ def kernels() -> str:
     from rung.kernels import native
 
     try:
-        return str(native.compiled())
+        return str(native.load()[1])
     except native.NoKernels as reason:
         return f"none, PyTorch's operators instead: {reason}"
 

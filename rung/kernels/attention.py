@@ -77,7 +77,7 @@ class BlockCausal(torch.autograd.Function):
     def forward(ctx, q_NHd, k_NKd, v_NKd, spans, scale, window, softcap):
         ctx.save_for_backward(q_NHd, k_NKd, v_NKd)
         ctx.options = (spans, scale, window, softcap)
-        if _longest(spans) < LONG and native.can_attend(q_NHd, k_NKd, v_NKd):
+        if native.longest(spans) < LONG and native.can_attend(q_NHd, k_NKd, v_NKd):
             return native.attend_documents(
                 q_NHd, k_NKd, v_NKd, spans, scale=scale, window=window, softcap=softcap
             )
@@ -97,7 +97,7 @@ class BlockCausal(torch.autograd.Function):
     def backward(ctx, grad_NHd):
         q_NHd, k_NKd, v_NKd = ctx.saved_tensors
         spans, scale, window, softcap = ctx.options
-        if _longest(spans) < LONG and native.can_attend(q_NHd, k_NKd, v_NKd):
+        if native.longest(spans) < LONG and native.can_attend(q_NHd, k_NKd, v_NKd):
             grads = native.attend_documents_backward(
                 q_NHd, k_NKd, v_NKd, grad_NHd.contiguous(), spans, scale=scale, window=window, softcap=softcap
             )
@@ -183,10 +183,6 @@ def document_spans(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[t
     ends = [0, *accumulate(lengths)]
     own = list(pairwise(ends))
     return [(span, own[parents[i]] if parents and parents[i] >= 0 else (0, 0)) for i, span in enumerate(own)]
-
-
-def _longest(spans: list[tuple[Span, Span]]) -> int:
-    return max((own[1] - own[0] + trunk[1] - trunk[0] for own, trunk in spans), default=0)
 
 
 def _blocks(queries: int, keys: int, window: int | None):

@@ -65,7 +65,7 @@ class NoKernels(Exception):
 def library(name: str = "elementwise", *constants: str) -> ctypes.CDLL | None:
     """The kernels of a source with its constants, compiled if they were not; None where they cannot be."""
     try:
-        loaded = ctypes.CDLL(str(compiled(name, *constants)))
+        loaded, _ = load(name, *constants)
     except NoKernels:
         return None
     for function, types in FUNCTIONS[name].items():
@@ -73,6 +73,17 @@ def library(name: str = "elementwise", *constants: str) -> ctypes.CDLL | None:
             getattr(loaded, f"{function}_{suffix}").argtypes = types
             getattr(loaded, f"{function}_{suffix}").restype = None
     return loaded
+
+
+def load(name: str = "elementwise", *constants: str) -> tuple[ctypes.CDLL, Path]:
+    """The library and its file. Raises NoKernels: no compiler, a cache that cannot be written or run from."""
+    try:
+        path = compiled(name, *constants)
+        return ctypes.CDLL(str(path)), path
+    except OSError as error:
+        raise NoKernels(
+            f"they cannot be kept in or loaded from {cache_root() / 'kernels'}: {error}"
+        ) from None
 
 
 def compiled(name: str = "elementwise", *constants: str) -> Path:
@@ -190,7 +201,7 @@ def attend_documents(
     kv_heads, out, places = k_NKd.shape[1], torch.empty_like(q_NHd), _places(spans)
     _call(
         _attention(q_NHd, k_NKd), "attend_documents", q_NHd, k_NKd, v_NKd, out, places,
-        len(places), kv_heads, _longest(places), window or 0, scale, softcap or 0.0,
+        len(places), kv_heads, longest(spans), window or 0, scale, softcap or 0.0,
     )  # fmt: skip
     return out
 
@@ -211,7 +222,7 @@ def attend_documents_backward(
     _call(
         _attention(q_NHd, k_NKd), "attend_documents_backward",
         q_NHd, k_NKd, v_NKd, dout_NHd, *grads, *wide, places, families,
-        len(places), len(families), kv_heads, _longest(places), window or 0, scale, softcap or 0.0,
+        len(places), len(families), kv_heads, longest(spans), window or 0, scale, softcap or 0.0,
     )  # fmt: skip
     return grads[0], grads[1], grads[2]
 
@@ -226,8 +237,9 @@ def _places(spans: list[Spans]) -> Tensor:
     return torch.tensor([(own[0], own[1] - own[0], trunk[0], trunk[1] - trunk[0]) for own, trunk in spans])
 
 
-def _longest(places: Tensor) -> int:
-    return int((places[:, 1] + places[:, 3]).max())
+def longest(spans: list[Spans]) -> int:
+    """Most keys that a query of these documents sees."""
+    return max((own[1] - own[0] + trunk[1] - trunk[0] for own, trunk in spans), default=0)
 
 
 def _attention(q_NHd: Tensor, k_NKd: Tensor) -> ctypes.CDLL | None:

@@ -28,10 +28,10 @@ from rung.methods import find
 from rung.models.fallback import Model
 from rung.models.policy import score
 from rung.pipelines.displacement import finding
-from rung.pipelines.preference import REFERENCE_FREE, same_start, tried
+from rung.pipelines.preference import REFERENCE_FREE, same_start, started, tried
 from rung.pipelines.recipe import recipe_of
 from rung.pipelines.rl import Player, rl
-from rung.pipelines.setup import Subject, load_subject
+from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, console, load_stage
 from rung.rollouts.columns import Graded
 from rung.run import Run
@@ -167,14 +167,7 @@ class Reference:
     @staticmethod
     def of(stage: Stage, settings: OnlineDpo, subject: Subject) -> Reference:
         """The start, loaded anew, or what a checkpoint says that the reference had become."""
-        start: Any = load_subject(
-            settings.model,
-            precision=settings.precision,
-            device=settings.device,
-            lora=settings.lora,
-            recompute=False,
-            seed=settings.seed,
-        ).model
+        start: Any = started(settings).model
         start.batch_invariant = settings.batch_invariant
         start.requires_grad_(False).eval()
         reference = Reference(start, settings.head_float32, subject.device)

@@ -30,7 +30,15 @@ from rung.models.policy import score
 from rung.pipelines.displacement import finding
 from rung.pipelines.preference_data import PairData, read_pairs
 from rung.pipelines.setup import Subject, load_subject
-from rung.pipelines.stage import Stage, console, load_stage, micro_tokens, open_stage, run_stage
+from rung.pipelines.stage import (
+    Stage,
+    StageSettings,
+    console,
+    load_stage,
+    micro_tokens,
+    open_stage,
+    run_stage,
+)
 from rung.settings_preference import Preference
 from rung.sources.preferences import PreferenceSource
 from rung.sources.reference import with_reference
@@ -144,7 +152,7 @@ def referenced(stage: Stage, subject: Subject, source: PreferenceSource, steps: 
     return replace(source, pairs=pairs)
 
 
-def started(settings: Preference) -> Subject:
+def started(settings: StageSettings) -> Subject:
     """The start policy loaded anew, for a resumed run whose cache is gone."""
     return load_subject(
         settings.model,

@@ -21,6 +21,7 @@ from rung.models.folder import read_generation_config
 from rung.models.hub import load_tokenizer, resolve
 from rung.pipelines.stage import check_context, held_out_places
 from rung.settings_preference import Preference
+from rung.settings_reward import Reward
 from rung.sources.feedback import judged_pairs
 
 
@@ -61,14 +62,19 @@ def read_pairs(settings: Preference, judged: bool) -> tuple[PairData, PairData |
     return paired(kept, judged, settings.max_length), out, rows.digest, warning
 
 
-def read(settings: Preference, specs: tuple[str, ...], judged: bool) -> Rows:
-    options: dict[str, Any] = {
+def reading(settings: Preference | Reward) -> dict[str, Any]:
+    """How rows become tokens: what every loader of pairs and judged answers is told."""
+    return {
         "tokenizer": load_tokenizer(settings.model),
         "max_length": settings.max_length,
         "overlong": settings.overlong,
         "history_thinking": settings.history_thinking,
         "generation_config": read_generation_config(resolve(settings.model)) or None,
     }
+
+
+def read(settings: Preference, specs: tuple[str, ...], judged: bool) -> Rows:
+    options = reading(settings)
     if judged and any(kind_of(spec) is not PREFERENCES for spec in specs):
         data = load_feedback(specs, **options)
         return Rows(data.feedback, data.sizes, data.weights, data.digest)

@@ -17,8 +17,7 @@ from rung.data.steps import load_steps
 from rung.errors import UserError
 from rung.methods.bradley_terry import MARGIN
 from rung.methods.step_labels import LABEL
-from rung.models.folder import read_generation_config
-from rung.models.hub import load_tokenizer, resolve
+from rung.pipelines.preference_data import reading
 from rung.pipelines.stage import check_context, held_out_places
 from rung.settings_reward import Reward
 
@@ -50,13 +49,7 @@ def read_rewards(settings: Reward) -> tuple[RewardData, RewardData | None, str, 
 
 
 def read(settings: Reward, specs: tuple[str, ...]) -> tuple[RewardData, str, list[str]]:
-    options: dict[str, Any] = {
-        "tokenizer": load_tokenizer(settings.model),
-        "max_length": settings.max_length,
-        "overlong": settings.overlong,
-        "history_thinking": settings.history_thinking,
-        "generation_config": read_generation_config(resolve(settings.model)) or None,
-    }
+    options = reading(settings)
     if settings.kind == "outcome":
         judged = load_feedback(specs, **options)
         marked = [marked_at_its_end(each) for each in judged.feedback]

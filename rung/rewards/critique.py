@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rung.rewards.asking import Ledger
-from rung.rewards.judge import Duel, Pairwise
+from rung.rewards.judge import AskingReward, Duel, Pairwise
 from rung.rewards.score import Abstain, Attempt, Score, Verdict
 
 RULES = """What counts:
@@ -29,21 +29,12 @@ What does not count, and is a fault where it stands in for substance:
 
 
 @dataclass(frozen=True)
-class CritiqueReward:
+class CritiqueReward(AskingReward):
     """Needs whole groups: `many` gets all answers to a prompt, as `rung rl` hands them in."""
 
     ledger: Ledger
     standard: str = ""
     max_tokens: int = 512
-    batched = True
-    trusted = True  # it asks with a timeout of its own, and runs no strange code
-
-    @property
-    def waits(self) -> bool:
-        return self.ledger.remote
-
-    def __call__(self, attempt: Attempt) -> Verdict:
-        return self.many([attempt])[0]
 
     def many(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         groups: dict[str, list[int]] = {}

@@ -99,13 +99,10 @@ def read_winner(answer: Answered) -> float | Abstain:
     return {"a": 1.0, "b": 0.0, "tie": 0.5}[said.pop()]
 
 
-@dataclass(frozen=True)
-class Pointwise:
-    """A rating of each answer alone. Cheaper than duels, and coarser: judges crowd their ratings."""
+class AskingReward:
+    """A reward that asks a model: it is given all attempts of a round at once, and may keep them waiting."""
 
     ledger: Ledger
-    standard: str = STANDARD
-    max_tokens: int = 512
     batched = True
     trusted = True  # it asks with a timeout of its own, and runs no strange code
 
@@ -115,6 +112,18 @@ class Pointwise:
 
     def __call__(self, attempt: Attempt) -> Verdict:
         return self.many([attempt])[0]
+
+    def many(self, attempts: Sequence[Attempt]) -> list[Verdict]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Pointwise(AskingReward):
+    """A rating of each answer alone. Cheaper than duels, and coarser: judges crowd their ratings."""
+
+    ledger: Ledger
+    standard: str = STANDARD
+    max_tokens: int = 512
 
     def many(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         return [read_rating(answer) for answer in self.ledger.ask([self.question(a) for a in attempts])]

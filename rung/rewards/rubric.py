@@ -23,7 +23,7 @@ import yaml
 
 from rung.errors import UserError
 from rung.rewards.asking import Answered, Ledger, Question, Reply, system, user
-from rung.rewards.judge import MATERIAL, asked_and_answered, fenced, read_rating, transcript
+from rung.rewards.judge import MATERIAL, AskingReward, asked_and_answered, fenced, read_rating, transcript
 from rung.rewards.score import Abstain, Attempt, Score, Verdict
 
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
@@ -42,22 +42,13 @@ Rubric = tuple[Criterion, ...]
 
 
 @dataclass(frozen=True)
-class RubricReward:
+class RubricReward(AskingReward):
     """`rubric` for all tasks, or None: each task's own, in its row's column `rubric`."""
 
     ledger: Ledger
     rubric: Rubric | None = None
     aggregation: Literal["explicit", "implicit"] = "explicit"
     max_tokens: int = 512
-    batched = True
-    trusted = True  # it asks with a timeout of its own, and runs no strange code
-
-    @property
-    def waits(self) -> bool:
-        return self.ledger.remote
-
-    def __call__(self, attempt: Attempt) -> Verdict:
-        return self.many([attempt])[0]
 
     def many(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         rubrics = [self._rubric(attempt) for attempt in attempts]

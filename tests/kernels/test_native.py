@@ -265,6 +265,18 @@ def test_a_compiler_that_is_missing_or_refuses_is_named(monkeypatch, tmp_path):
         native.compiled()
 
 
+def test_a_cache_that_cannot_be_written_or_run_from_leaves_pytorch(monkeypatch, tmp_path):
+    (tmp_path / "kernels").write_text("a file where the folder should be")
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path))
+    with pytest.raises(native.NoKernels, match="cannot be kept in or loaded from"):
+        native.load()
+    assert native.library.__wrapped__() is None
+    (tmp_path / "broken.so").write_text("not a library")
+    monkeypatch.setattr(native, "compiled", lambda *name: tmp_path / "broken.so")
+    with pytest.raises(native.NoKernels, match="cannot be kept in or loaded from"):
+        native.load()
+
+
 def test_several_processes_may_compile_at_once(tmp_path):
     code = "from rung.kernels import native; print(native.compiled())"
     start = {
