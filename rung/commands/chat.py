@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -28,22 +28,26 @@ class Chat:
     """Sample from the smallest set of tokens with this much probability."""
     seed: int = 0
     """Same seed, same words, same answers."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of weights and arithmetic; auto is bf16 where the hardware multiplies it natively."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto takes a GPU if there is one."""
 
 
 def main(settings: Chat) -> int:
-    import torch
-
     from rung.commands.generate import prompt_ids
     from rung.data.tokens import token_policy
     from rung.models.folder import read_generation_config
     from rung.models.hub import load_tokenizer, resolve
     from rung.models.load import load_model
+    from rung.pipelines.setup import choose_device, choose_dtype
     from rung.rollouts.hf import sampler_for
     from rung.rollouts.request import Sampling
 
     tokenizer = load_tokenizer(settings.model)
     policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)))
-    model = load_model(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    where = choose_device(settings.device)
+    model = load_model(settings.model, choose_dtype(settings.precision, where), where)
     sampler = sampler_for(model, slots=1)  # one row, whose cache the next turn starts from
     opening = [{"role": "system", "content": settings.system}] if settings.system else []
     messages = list(opening)

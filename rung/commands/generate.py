@@ -62,18 +62,21 @@ class Generate:
     """Answers sampled together."""
     backend: Literal["rung", "hf"] = "rung"
     """rung's engine, or transformers as an independent second opinion."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of weights and arithmetic; auto is bf16 where the hardware multiplies it natively."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto takes a GPU if there is one."""
     seed: int = 0
     """Everything random."""
 
 
 def main(settings: Generate) -> int:
     rows = read_prompts(settings)
-    import torch
-
     from rung.data.tokens import token_policy
     from rung.models.folder import read_generation_config
     from rung.models.hub import load_tokenizer, resolve
     from rung.models.load import load_model
+    from rung.pipelines.setup import choose_device, choose_dtype
     from rung.rollouts.hf import open_with_transformers, sampler_for
     from rung.rollouts.request import Sampling, check
 
@@ -81,7 +84,8 @@ def main(settings: Generate) -> int:
     policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)))
     prompts = [prompt_ids(row, tokenizer, policy, settings.model) for row in rows]
     opened = load_model if settings.backend == "rung" else open_with_transformers
-    model = opened(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    where = choose_device(settings.device)
+    model = opened(settings.model, choose_dtype(settings.precision, where), where)
     sampling = Sampling(
         max_tokens=settings.max_new_tokens,
         min_tokens=settings.min_new_tokens,

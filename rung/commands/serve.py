@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -44,24 +44,28 @@ class Serve:
     """Largest request; a larger one is answered 413."""
     grace: float = 30.0
     """Seconds that requests in flight may take to finish once the server is told to stop."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of weights and arithmetic; auto is bf16 where the hardware multiplies it natively."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto takes a GPU if there is one."""
 
 
 def main(settings: Serve) -> int:
     listener = listen(settings)
-    import torch
-
     from rung.data.tokens import token_policy
     from rung.envs.tool_calls import parse
     from rung.models.folder import read_generation_config
     from rung.models.hub import load_tokenizer, resolve
     from rung.models.load import load_model
+    from rung.pipelines.setup import choose_device, choose_dtype
     from rung.rollouts.answering import Served
     from rung.rollouts.hf import sampler_for
     from rung.rollouts.worker import Worker
 
     tokenizer = load_tokenizer(settings.model)
     policy = token_policy(tokenizer, read_generation_config(resolve(settings.model)))
-    model = load_model(settings.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    where = choose_device(settings.device)
+    model = load_model(settings.model, choose_dtype(settings.precision, where), where)
     model.eval()
     context = settings.context or model.config.context
     if context > model.config.context:

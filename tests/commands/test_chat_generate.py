@@ -60,7 +60,7 @@ def asked(*contents, roles="ua"):
     return "".join(said) + "<|im_start|>a"
 
 
-GREEDY = ("--max-new-tokens", "8", "--temperature", "0")
+GREEDY = ("--max-new-tokens", "8", "--temperature", "0", "--precision", "fp32")  # as transformers is asked
 
 
 # ---- chat ----
@@ -228,7 +228,20 @@ def test_both_backends_say_what_transformers_says(folder, rung):
 def test_both_backends_throw_the_same_dice_and_report_the_same_numbers(folder, rung):
     """Every option that shapes the distribution, two samples of two prompts, one JSON object an answer."""
     words = ["--prompt", "a", "b", "--samples", 2, "--logprobs", "--max-new-tokens", 8, "--min-new-tokens", 5]
-    cuts = ["--temperature", 0.8, "--top-k", 50, "--top-p", 0.9, "--min-p", 0.01, "--repetition-penalty", 1.2]
+    cuts = [
+        "--temperature",
+        0.8,
+        "--top-k",
+        50,
+        "--top-p",
+        0.9,
+        "--min-p",
+        0.01,
+        "--repetition-penalty",
+        1.2,
+        "--precision",
+        "fp32",
+    ]
     ours, theirs = (
         [
             json.loads(line)

@@ -92,7 +92,9 @@ def test_settings_that_cannot_work_are_refused_at_once(tiny_folder, capsys, monk
     assert status(["serve", str(tiny_folder), "--port", "0", "--context", "257"]) == 2
     assert "reads 256 tokens at most" in capsys.readouterr().err
     # 2 x 2 layers x 2 heads x 8 x 4 bytes = 256 a token and slot; 256 tokens x 10^8 slots = 6.6 TB
-    assert status(["serve", str(tiny_folder), "--port", "0", "--slots", "100000000"]) == 2
+    assert (
+        status(["serve", str(tiny_folder), "--port", "0", "--slots", "100000000", "--precision", "fp32"]) == 2
+    )
     assert "100000000 slots of 256 tokens need 6553.6 GB" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert status(["serve", str(tiny_folder)]) == 2
