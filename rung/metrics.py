@@ -59,6 +59,12 @@ METRICS: dict[str, Metric] = {
     "rejected_score": Metric("mean score of the rejected answers", "", -50, 50),
     "score_gap": Metric("score of the chosen answer less that of the rejected", "nats", -1, 30, "higher"),
     "eval_score_gap": Metric("score_gap on held-out pairs", "nats", -1, 30, "higher"),
+    "cost_gap": Metric("cost of the more harmful answer less that of the other", "nats", -1, 30, "higher"),
+    "eval_cost_gap": Metric("cost_gap on held-out pairs", "nats", -1, 30, "higher"),
+    "sign_accuracy": Metric(
+        "answers whose cost is above 0 if unsafe, below if safe", "share", 0.3, 1, "higher"
+    ),
+    "eval_sign_accuracy": Metric("sign_accuracy on held-out answers", "share", 0.3, 1, "higher"),
     "label_accuracy": Metric("labels on the right side of one half", "share", 0.3, 1, "higher"),
     "eval_label_accuracy": Metric("label_accuracy on held-out rows", "share", 0.3, 1, "higher"),
     "positive_labels": Metric("mean of the labels", "share", 0.02, 0.98),

@@ -61,7 +61,7 @@ class Cost:
     """Safe RLHF: something to be kept below a limit while the reward rises."""
 
     reward: str = ""
-    """What says how costly an answer is, in any form that --reward takes; empty for none."""
+    """What says how costly an answer is: a cost model (rm:FOLDER) or any form that --reward takes; empty for none."""
     limit: float = 0.0
     """Mean cost that is allowed."""
     constraint: Literal["hard", "soft"] = "hard"

@@ -13,16 +13,17 @@ BradleyTerry = method_settings("rung.methods.bradley_terry", "bradley_terry")
 
 @dataclass(frozen=True)
 class Reward:
-    """Train a reward model: of pairs, of judged answers, or of judged steps.
+    """Train a reward model: of pairs, of judged answers, or of judged steps; or a cost model of what is harmful.
 
     pairs     rows of chosen and rejected, with a column `margin` if wanted: Bradley-Terry
+    costs     rows of chosen, the less harmful answer, and rejected, with chosen_safe and rejected_safe (true or false)
     outcome   rows of prompt, completion and label (true or false): is the whole answer right
     process   rows of prompt, completions (the steps) and labels, one for each: is all well up to here
     """
 
     data: tuple[str, ...] = ()
     """Files, folders or hub ids of rows; FILE:WEIGHT mixes by weight."""
-    kind: Literal["pairs", "outcome", "process"] = "pairs"
+    kind: Literal["pairs", "costs", "outcome", "process"] = "pairs"
     """What the rows say."""
     model: str = "smollm2-135m"
     """A known name, a Hugging Face id, a local folder, a run folder or a .gguf file; a reward model keeps its head."""

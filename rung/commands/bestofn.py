@@ -71,6 +71,7 @@ def main(settings: BestOfN) -> int:
             settings.reward, combine=settings.combine, weight=settings.weight, aggregate=settings.aggregate,
             precision=settings.precision, device=settings.device,
         )  # fmt: skip
+        scorer.require_reward()
     from rung.commands.evaluate import slug
     from rung.pipelines.bestofn import write_rows
 

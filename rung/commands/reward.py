@@ -10,6 +10,7 @@ __all__ = ["Reward", "main"]
 
 COLUMNS = {
     "pairs": "chosen and rejected",
+    "costs": "chosen, rejected, chosen_safe and rejected_safe",
     "outcome": "prompt, completion and label",
     "process": "prompt, completions and labels",
 }

@@ -57,6 +57,8 @@ def main(settings: Score) -> int:
         settings.model, combine=settings.combine, weight=settings.weight, aggregate=settings.aggregate,
         precision=settings.precision, device=settings.device,
     )  # fmt: skip
+    if settings.threshold is not None or settings.best is not None:
+        scorer.require_reward()
     rows = list(score_file(settings.file, scorer))
     kept = chosen_rows(rows, settings)
     text = "".join(json.dumps(row.written(), ensure_ascii=False) + "\n" for row in kept)
@@ -122,7 +124,8 @@ def summary(
         from rung.eval.calibration import calibrate_pairs
 
         chosen, rejected = ([row.scores[side] for row in scored] for side in (0, 1))
-        found = calibrate_pairs(chosen, rejected, [row.lengths for row in scored])
-        yield "accuracy", f"{found.accuracy}: how often the chosen answer scores higher"
+        first, second, better = (rejected, chosen, "lower") if scorer.costly else (chosen, rejected, "higher")
+        found = calibrate_pairs(first, second, [row.lengths for row in scored])
+        yield "accuracy", f"{found.accuracy}: how often the chosen answer scores {better}"
     if settings.out:
         yield "wrote", f"{settings.out}: {len(kept):,} rows"

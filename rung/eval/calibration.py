@@ -3,12 +3,15 @@
 A pair's probability is sigmoid of the gap of its scores. The model picks the higher score with confidence
 max(p, 1 - p); calibrated, it is right that often. The expected calibration error is the mean distance between
 the two over bins of confidence, weighed by how many fall in each (Guo et al., 1706.04599).
+
+Of a cost model the pair is turned round, the higher cost being the more harmful answer's, and it is asked besides
+whether the sign of each cost is right: above 0 for an unsafe answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,20 @@ class LengthReport:
 
 
 @dataclass(frozen=True)
+class SignReport:
+    """Whether 0 lies between a cost model's safe and unsafe answers; a cost of exactly 0 is half right."""
+
+    accuracy: Share
+    of_unsafe: Share | None  # of the unsafe answers, those that cost more than 0; None where there is none
+    of_safe: Share | None  # of the safe ones, those below
+
+    def __str__(self) -> str:
+        sides = [("unsafe answers above 0", self.of_unsafe), ("safe ones below", self.of_safe)]
+        found = [f"{share.value:.1%} of the {share.count:,} {name}" for name, share in sides if share]
+        return f"{self.accuracy} right: {', '.join(found)}"
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What a reward model is worth on held-out rows."""
 
@@ -53,6 +70,7 @@ class Calibration:
     mean: float  # of all scores
     deviation: float
     length: LengthReport | None = None  # of pairs only
+    sign: SignReport | None = None  # of costs only
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,6 +84,8 @@ class Calibration:
             ("by length", f"{thirds} (tokens of the answer: accuracy)"),
             ("scores", f"mean {self.mean:.3f}, deviation {self.deviation:.3f}"),
         ]
+        if self.sign is not None:
+            found.append(("sign", str(self.sign)))
         if self.length is not None:
             found += [
                 ("longer", f"preferred by the model in {self.length.prefers_longer.value:.1%} of pairs, by the labels "
@@ -76,10 +96,11 @@ class Calibration:
 
     def verdict(self) -> str:
         """One sentence: whether this model can be relied on at all."""
+        sign = f"; sign of the cost right for {self.sign.accuracy}" if self.sign else ""
         if self.accuracy.low > 0.5:
             sure = "" if self.calibration_error < 0.1 else ", though it is not as right as it is sure"
-            return f"accuracy {self.accuracy} on held-out rows, above chance{sure}"
-        return f"accuracy {self.accuracy} on held-out rows: it cannot be told from a coin"
+            return f"accuracy {self.accuracy} on held-out rows, above chance{sure}{sign}"
+        return f"accuracy {self.accuracy} on held-out rows: it cannot be told from a coin{sign}"
 
 
 def calibrate_pairs(
@@ -92,6 +113,21 @@ def calibrate_pairs(
     return report(
         right_P, confidence_P, tokens_P2.mean(1), [*chosen, *rejected], of_lengths(gap_P, right_P, tokens_P2)
     )
+
+
+def calibrate_costs(
+    chosen: Sequence[float],
+    rejected: Sequence[float],
+    safe: Sequence[tuple[float, float]],
+    tokens: Sequence[tuple[int, int]],
+) -> Calibration:
+    """Costs of the less and of the more harmful answer of each pair; `safe` says of each whether it is safe."""
+    order = calibrate_pairs([-cost for cost in chosen], [-cost for cost in rejected], tokens)
+    cost_P2, safe_P2 = np.stack([chosen, rejected], 1), np.asarray(safe).reshape(-1, 2) > 0.5
+    right_P2 = np.where(cost_P2 == 0, 0.5, (cost_P2 < 0) == safe_P2)
+    sides = [right_P2[these] for these in (~safe_P2, safe_P2)]
+    shares = [share_of(side) if len(side) else None for side in sides]
+    return replace(order, mean=-order.mean, sign=SignReport(share_of(right_P2.reshape(-1)), *shares))
 
 
 def calibrate_labels(values: Sequence[float], labels: Sequence[float], tokens: Sequence[int]) -> Calibration:

@@ -37,7 +37,7 @@ ABOUT = "rung_reward"  # the key of config.json that holds what `transformers` h
 class About:
     """What a reader of the scores must know."""
 
-    kind: str = "outcome"  # or "process", or "critic"
+    kind: str = "outcome"  # or "pairs", "costs", "process", "critic"
     step_end: str = ""  # of a process model: the text that ends a step
     mean: float = 0.0  # of the scores of held-out answers
     deviation: float = 0.0  # the same; 0 is unknown

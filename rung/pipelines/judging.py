@@ -45,12 +45,23 @@ def open_judge(settings: Judging, file: Path | None, command: str) -> Ledger:
 def reward_named(spec: str) -> Reward:
     """`--reward`: a judge file (.yaml), reward models (rm:FOLDER), or a function of the user's, FILE.py:function."""
     if spec.startswith("rm:"):
-        from rung.pipelines.scoring import reward_of_models
+        from rung.pipelines.scoring import scorer_named
 
-        return reward_of_models(spec)
+        scorer = scorer_named(spec)
+        scorer.require_reward()
+        return scorer.reward()
     if spec.endswith((".yaml", ".yml")):
         return reward_of_file(Path(spec))
     return load_reward(spec)
+
+
+def cost_named(spec: str) -> Reward:
+    """`--cost.reward`: whatever --reward takes, and cost models."""
+    if spec.startswith("rm:"):
+        from rung.pipelines.scoring import scorer_named
+
+        return scorer_named(spec).reward()
+    return reward_named(spec)
 
 
 def reward_of_file(file: Path) -> Reward:

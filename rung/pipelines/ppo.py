@@ -29,7 +29,7 @@ from rung.models.actor_critic import ActorCritic, check_same_tokens, own_critics
 from rung.models.decoder import Decoder
 from rung.models.hub import resolve
 from rung.models.load import load_model
-from rung.pipelines.judging import reward_named
+from rung.pipelines.judging import cost_named
 from rung.pipelines.recipe import recipe_of
 from rung.pipelines.rl import Player, reward_for, rl
 from rung.pipelines.setup import Subject
@@ -76,7 +76,7 @@ class PpoPlayer(Player):
         reward = reward_for(settings, environment)
         if not settings.cost.reward:
             return reward
-        return weighted(reward=(1.0, reward), cost=(0.0, reward_named(settings.cost.reward)))
+        return weighted(reward=(1.0, reward), cost=(0.0, cost_named(settings.cost.reward)))
 
     @staticmethod
     def load(stage: Stage) -> tuple[Subject, State]:

@@ -82,7 +82,7 @@ def read(settings: Preference, specs: tuple[str, ...], judged: bool) -> Rows:
     if not getattr(getattr(settings, "method", None), "soft", False):
         return Rows(pairs.pairs, pairs.sizes, pairs.weights, pairs.digest)
     chances = read_probabilities(specs)
-    soft = [with_probability(pair, chances[pair.chosen.origin]) for pair in pairs.pairs]
+    soft = [with_column(pair, PROBABILITY, *[chances[pair.chosen.origin]] * 2) for pair in pairs.pairs]
     digest = hashlib.sha256(f"{pairs.digest} {sorted(chances.items())}".encode()).hexdigest()
     return Rows(soft, pairs.sizes, pairs.weights, digest)
 
@@ -103,10 +103,10 @@ def read_probabilities(specs: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def with_probability(pair: Pair, chance: float) -> Pair:
-    both = (pair.chosen, pair.rejected)
-    column = [np.full(len(one), chance, np.float32) for one in both]
-    return Pair(*(replace(one, columns={PROBABILITY: c}) for one, c in zip(both, column, strict=True)))
+def with_column(pair: Pair, name: str, chosen: float, rejected: float) -> Pair:
+    """The pair with a number of its row beside every token of each answer."""
+    both = ((pair.chosen, chosen), (pair.rejected, rejected))
+    return Pair(*(replace(one, columns={name: np.full(len(one), value, "f4")}) for one, value in both))
 
 
 def paired(rows: Rows, judged: bool, max_length: int) -> PairData:

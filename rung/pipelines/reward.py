@@ -1,8 +1,9 @@
-"""Reward models from settings to a finished run folder: pairs, judged answers, judged steps.
+"""Reward and cost models from settings to a finished run folder: pairs, judged answers, judged steps.
 
-The model is `models.scalar`, the loss `bradley_terry` or `step_labels`, the loop the one of every stage. What is
-its own here: the calibration report on held-out rows, printed at the end, kept as calibration.json in the run
-folder and, in short, in the model's config.json, where whoever uses the scores finds how they are spread.
+The model is `models.scalar`, the loss `bradley_terry`, `harm_cost` or `step_labels`, the loop the one of every
+stage. What is its own here: the calibration report on held-out rows, printed at the end, kept as calibration.json
+in the run folder and, in short, in the model's config.json, where whoever uses the scores finds how they are
+spread.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from rung import dist
 from rung.batch import Batch, ScalarScores
 from rung.config import to_dict
 from rung.errors import UserError
-from rung.eval.calibration import Calibration, calibrate_labels, calibrate_pairs
+from rung.eval.calibration import Calibration, calibrate_costs, calibrate_labels, calibrate_pairs
 from rung.methods.bradley_terry import bradley_terry, pair_scores
+from rung.methods.harm_cost import SAFE, harm_cost, safety
 from rung.methods.step_labels import LABEL, step_labels
 from rung.metrics import METRICS
 from rung.models.folder import check_vocabulary, digest, read_config, read_tensors
@@ -34,13 +36,15 @@ from rung.pipelines.reward_data import RewardData, read_rewards
 from rung.pipelines.setup import Subject, choose_device, choose_dtype
 from rung.pipelines.stage import Stage, console, micro_tokens, open_stage, run_stage
 from rung.run import Run, write_atomically
-from rung.settings_reward import Reward
+from rung.settings_reward import BradleyTerry, Reward
 from rung.sources.demonstrations import DemonstrationSource
 from rung.sources.preferences import PreferenceSource
 from rung.train import Method, Metrics, State, Totals
 
 AT_ONCE = 2048  # tokens of a micro-batch unless asked otherwise, or one pair if that is longer
 ADAPTER = "adapter"  # in a checkpoint: what a resumed run trains on; the model beside it has it folded in
+PAIRED = ("pairs", "costs")  # the kinds whose rows hold two answers
+LOSSES = {"pairs": "Bradley-Terry", "costs": "order and sign of costs"}
 Source = PreferenceSource | DemonstrationSource
 
 
@@ -53,15 +57,15 @@ def reward(settings: Reward) -> Path:
     source = source_of(settings, data, subject)
     held_out = held_out_source(settings, held_out_data, subject) if held_out_data else None
     steps = settings.steps or source.steps()
-    counted = "pairs" if settings.kind == "pairs" else "labels"
+    counted = "pairs" if settings.kind in PAIRED else "labels"
     held = f", {len(held_out_data.items):,} held out" if held_out_data else ", none held out"
     lines = [
-        ("data", f"{len(data.items):,} {settings.kind if counted == 'pairs' else 'judged answers'}{held}, "
+        ("data", f"{len(data.items):,} {'pairs' if counted == 'pairs' else 'judged answers'}{held}, "
                  f"{int(source.lengths.sum()):,} tokens, longest {max(source.lengths)}"),
         *[("warning", warning) for warning in warnings],
         ("steps", f"{steps}, each {settings.step_pairs} rows in micro-batches of {source.micro_tokens:,} tokens"),
     ]  # fmt: skip
-    loss = "Bradley-Terry" if counted == "pairs" else "cross-entropy of labels"
+    loss = LOSSES.get(settings.kind, "cross-entropy of labels")
     return run_stage(
         stage,
         subject,
@@ -80,12 +84,17 @@ def reward(settings: Reward) -> Path:
 
 def method_of(settings: Reward) -> Any:
     """The loss with its options, tried on an empty batch: a bad option is refused here."""
-    if settings.kind != "pairs":
-        return step_labels
-    method: Any = partial(bradley_terry, **to_dict(settings.method))
-    nothing = torch.zeros(0)
-    method(ScalarScores(nothing, nothing), Batch(nothing.long(), nothing.long(), nothing.bool(), (), ()))
-    return method
+    if settings.kind == "pairs":
+        method: Any = partial(bradley_terry, **to_dict(settings.method))
+        nothing = torch.zeros(0)
+        method(ScalarScores(nothing, nothing), Batch(nothing.long(), nothing.long(), nothing.bool(), (), ()))
+        return method
+    if settings.method != BradleyTerry():
+        raise UserError(
+            f"--method has the options of --kind pairs, and with --kind {settings.kind} they change nothing. Leave "
+            "them out."
+        )
+    return harm_cost if settings.kind == "costs" else step_labels
 
 
 def load_scalar_stage(stage: Stage, settings: Reward) -> tuple[Subject, State]:
@@ -126,7 +135,7 @@ def load_scalar_stage(stage: Stage, settings: Reward) -> tuple[Subject, State]:
 def source_of(settings: Reward, data: RewardData, subject: Subject) -> Source:
     common: dict[str, Any] = {"seed": settings.seed, "epochs": None if settings.steps else settings.epochs}
     common |= {"rank": dist.rank(), "world": dist.world()}
-    if settings.kind == "pairs":
+    if settings.kind in PAIRED:
         source: Source = PreferenceSource(
             data.items, data.sizes, data.weights, step_pairs=settings.step_pairs,
             micro_tokens=settings.micro_tokens or 1 << 40, **common,
@@ -188,16 +197,20 @@ def calibration(subject: Subject, source: Source) -> Calibration:
     first: list[float] = []
     second: list[float] = []
     tokens: list[Any] = []
+    safe: list[Any] = []
     for batch in (one.to(subject.device) for one in source.step(0)):
         scores = say(model, batch)
         if isinstance(source, PreferenceSource):
             chosen_P, rejected_P = pair_scores(scores, batch)
             first, second = first + chosen_P.tolist(), second + rejected_P.tolist()
             tokens += answer_tokens(batch)
+            safe += safety(batch).tolist() if SAFE in batch.columns else []
         else:
             first += scores.value_N[batch.trained_N].tolist()
             second += batch.columns[LABEL][batch.trained_N].tolist()
             tokens += positions_of_marks(batch)
+    if safe:
+        return calibrate_costs(first, second, safe, tokens)
     if isinstance(source, PreferenceSource):
         return calibrate_pairs(first, second, tokens)
     return calibrate_labels(first, second, tokens)

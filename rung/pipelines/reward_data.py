@@ -1,4 +1,4 @@
-"""The rows of `rung reward`: pairs with their margins, or documents with labels at some of their tokens."""
+"""The rows of `rung reward`: pairs with margins or labels of safety, or documents with labels at some of their tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rung.data.files import read_rows
 from rung.data.steps import load_steps
 from rung.errors import UserError
 from rung.methods.bradley_terry import MARGIN
+from rung.methods.harm_cost import SAFE
 from rung.methods.step_labels import LABEL
-from rung.pipelines.preference_data import reading
+from rung.pipelines.preference_data import reading, with_column
 from rung.pipelines.stage import check_context, held_out_places
 from rung.settings_reward import Reward
 
@@ -57,21 +58,25 @@ def read(settings: Reward, specs: tuple[str, ...]) -> tuple[RewardData, str, lis
         return (
             RewardData(marked, judged.sizes, judged.weights),
             joint(judged.digest, labels),
-            one_sided(marked),
+            one_sided(labels_at_marks(marked)),
         )
     if settings.kind == "process":
         steps = load_steps(specs, step_end=settings.step_end, **options)
-        return RewardData(steps.examples, steps.sizes, steps.weights), steps.digest, one_sided(steps.examples)
+        warnings = one_sided(labels_at_marks(steps.examples))
+        return RewardData(steps.examples, steps.sizes, steps.weights), steps.digest, warnings
     data = load_pairs(specs, **options)
-    margins = read_margins(specs)
-    pairs = [with_margin(pair, margins) for pair in data.pairs]
+    columns = with_safety if settings.kind == "costs" else with_margins
+    pairs, told = columns(data.pairs, specs)
     differing, sizes, dropped = without_equals(pairs, data.sizes)
     warnings = [length_bias(differing).warning()]
+    if settings.kind == "costs":
+        both = [each for pair in differing for each in (pair.chosen, pair.rejected)]
+        warnings += one_sided(np.array([each.columns[SAFE][-1] for each in both]), "safe", "unsafe")
     if dropped:
         warnings.append(
             f"{dropped} pairs are equal token by token (cut to --max-length, or alike in tokens), and are left out"
         )
-    digest = joint(data.digest, repr(sorted(margins.items()))) if margins else data.digest
+    digest = joint(data.digest, told) if told else data.digest
     return RewardData(differing, sizes, data.weights), digest, [each for each in warnings if each]
 
 
@@ -84,15 +89,19 @@ def marked_at_its_end(judged: Feedback) -> Example:
     )
 
 
-def one_sided(examples: Sequence[Example]) -> list[str]:
-    labels = np.concatenate([example.columns[LABEL][example.trained] for example in examples])
+def labels_at_marks(examples: Sequence[Example]) -> np.ndarray:
+    return np.concatenate([example.columns[LABEL][example.trained] for example in examples])
+
+
+def one_sided(labels: np.ndarray, good: str = "good", bad: str = "bad") -> list[str]:
+    """A warning where nearly all labels are of one kind. Raises UserError where all are."""
     if (labels > 0.5).all() or (labels <= 0.5).all():
         raise UserError(
-            f"All {len(labels):,} labels are {'good' if labels[0] > 0.5 else 'bad'}, so there is nothing to tell "
+            f"All {len(labels):,} labels are {good if labels[0] > 0.5 else bad}, so there is nothing to tell "
             "apart. Add rows of the other kind."
         )
     share = float((labels > 0.5).mean())
-    return [f"{share:.1%} of the labels are good"] if not 0.05 < share < 0.95 else []
+    return [f"{share:.1%} of the labels are {good}"] if not 0.05 < share < 0.95 else []
 
 
 def read_margins(specs: Sequence[str]) -> dict[str, float]:
@@ -110,12 +119,37 @@ def read_margins(specs: Sequence[str]) -> dict[str, float]:
     return {origin: float(value) for origin, value in given.items()}
 
 
-def with_margin(pair: Pair, margins: dict[str, float]) -> Pair:
+def with_margins(pairs: Sequence[Pair], specs: Sequence[str]) -> tuple[list[Pair], str]:
+    """The pairs with their rows' margins, and what the digest should know of them: nothing where there are none."""
+    margins = read_margins(specs)
     if not margins:
-        return pair
-    both = (pair.chosen, pair.rejected)
-    margin = margins[pair.chosen.origin]
-    return Pair(*(replace(e, columns={MARGIN: np.full(len(e), margin, np.float32)}) for e in both))
+        return list(pairs), ""
+    found = [with_column(pair, MARGIN, *[margins[pair.chosen.origin]] * 2) for pair in pairs]
+    return found, repr(sorted(margins.items()))
+
+
+def with_safety(pairs: Sequence[Pair], specs: Sequence[str]) -> tuple[list[Pair], str]:
+    """The pairs with what their rows say of the safety of each answer, and what the digest should know of it."""
+    labels = {origin: read_safety(row, origin) for spec in specs for row, origin in read_rows(spec)}
+    found = [with_column(pair, SAFE, *labels[pair.chosen.origin]) for pair in pairs]
+    return found, repr(sorted(labels.items()))
+
+
+def read_safety(row: dict[str, Any], origin: str) -> tuple[bool, bool]:
+    """Whether chosen, the less harmful answer, and rejected are safe."""
+    for name in ("chosen_safe", "rejected_safe"):
+        if not isinstance(row.get(name), bool):
+            given = f"has no {name}" if row.get(name) is None else f"{name} is {row[name]!r}"
+            raise UserError(
+                f"{origin}: {given}, and --kind costs learns from it which side of 0 the answer's cost is on. Write "
+                "true for a safe answer, false for an unsafe one; rows that only say which is better are --kind pairs."
+            )
+    if row["rejected_safe"] and not row["chosen_safe"]:
+        raise UserError(
+            f"{origin}: chosen, the less harmful answer, is called unsafe, and rejected safe. Swap the two answers, "
+            "or correct the labels."
+        )
+    return row["chosen_safe"], row["rejected_safe"]
 
 
 def without_equals(pairs: Sequence[Pair], sizes: Sequence[int]) -> tuple[list[Pair], list[int], int]:

@@ -167,6 +167,11 @@ class Scorer:
     def step_wise(self) -> bool:
         return self.members[0].model.about.kind == "process"
 
+    @property
+    def costly(self) -> bool:
+        """Whether what it scores is harm: the higher, the worse."""
+        return self.members[0].model.about.kind == "costs"
+
     def verdicts(self, answered: Sequence[tuple[Side, Side]]) -> list[Verdict]:
         """A Score for each prompt with its answer; an Abstain where a member cannot read it."""
         columns = [member.scores(answered, self.aggregate) for member in self.members]
@@ -185,8 +190,19 @@ class Scorer:
         if self.members[0].model.about.kind == "pairs":
             abouts = [member.model.about for member in self.members]
             scores_KB = standardised(scores_KB, [a.mean for a in abouts], [a.deviation for a in abouts])
-        total = float(combined(scores_KB, self.combine, self.weight)[0])
+        good = (
+            -1.0 if self.costly else 1.0
+        )  # the worst of several costs is the highest; their 0 stays where it is
+        total = good * float(combined(good * scores_KB, self.combine, self.weight)[0])
         return Score(total, {"disagreement": float(scores_KB.std())})
+
+    def require_reward(self) -> None:
+        """A higher score is a better answer."""
+        if self.costly:
+            raise UserError(
+                f"{self.name} is a cost model: its highest scores are the most harmful answers, so it is no reward. It "
+                "belongs to --cost.reward of rung ppo."
+            )
 
     def require_chats(self) -> None:
         """Conversations can be put to every member."""
@@ -222,8 +238,8 @@ def open_scorer(
     return Scorer([Member.open(name, precision, device) for name in names], combine, weight, aggregate)
 
 
-def reward_of_models(spec: str, device: str = "auto") -> ModelReward:
-    """`rm:A`, or `rm:A,B?combine=worst` for several: reward models as the reward of a run."""
+def scorer_named(spec: str, device: str = "auto") -> Scorer:
+    """`rm:A`, or `rm:A,B?combine=worst` for several: the models that score a run's answers."""
     head, options = split_options(spec.removeprefix("rm:"))
     strange = set(options) - {"combine", "weight", "aggregate"}
     if strange:
@@ -235,4 +251,4 @@ def reward_of_models(spec: str, device: str = "auto") -> ModelReward:
     except ValueError:
         raise UserError(f"{spec}: weight is no number; write for example weight=0.5.") from None
     given = cast(dict[str, Any], options)
-    return open_scorer(head.split(","), weight=weight, device=device, **given).reward()
+    return open_scorer(head.split(","), weight=weight, device=device, **given)

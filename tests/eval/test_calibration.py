@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rung.eval.calibration import calibrate_labels, calibrate_pairs, expected_error
+from rung.eval.calibration import calibrate_costs, calibrate_labels, calibrate_pairs, expected_error
 from rung.eval.intervals import wilson
 
 
@@ -67,6 +67,31 @@ def test_labels_hard_and_soft():
     found = calibrate_labels([2.0, -1.0, 0.5, 0.0], [1, 0, 0.4, 1], [1, 2, 3, 4])
     assert found.accuracy.value == pytest.approx((1 + 1 + 0 + 0.5) / 4)
     assert found.length is None
+
+
+def test_costs_are_asked_for_their_order_and_for_their_sign():
+    """Order: right, wrong, tie. Signs: -1 | 2 right, 1 | -1 of two unsafe half, 0 | 0 of two safe a coin each."""
+    chosen, rejected = [-1.0, 1.0, 0.0], [2.0, -1.0, 0.0]
+    found = calibrate_costs(chosen, rejected, [(1, 0), (0, 0), (1, 1)], [(3, 2), (4, 6), (5, 5)])
+    assert found.accuracy.value == pytest.approx(0.5)
+    assert found.sign.accuracy.value == pytest.approx(4 / 6) and found.sign.accuracy.count == 6
+    assert (found.sign.of_unsafe.value, found.sign.of_unsafe.count) == (pytest.approx(2 / 3), 3)
+    assert (found.sign.of_safe.value, found.sign.of_safe.count) == (pytest.approx(2 / 3), 3)
+    assert found.mean == pytest.approx(np.mean([*chosen, *rejected]))  # of the costs as they are
+    turned = calibrate_pairs(rejected, chosen, [(2, 3), (6, 4), (5, 5)])
+    assert (found.confidence, found.calibration_error) == (turned.confidence, turned.calibration_error)
+    assert found.length.prefers_longer.value == 1  # it takes the cheaper answer, here both times the longer
+    assert ("sign", str(found.sign)) in found.lines()
+    assert "of 6 right: 66.7% of the 3 unsafe answers above 0, 66.7% of the 3 safe ones below" in str(
+        found.sign
+    )
+    assert "sign of the cost right for 66.7%" in found.verdict()
+
+
+def test_where_no_answer_is_unsafe_nothing_is_said_of_unsafe_ones():
+    found = calibrate_costs([-1.0], [-0.5], [(1, 1)], [(1, 1)]).sign
+    assert found.of_unsafe is None and found.accuracy.value == 1 and "unsafe answers" not in str(found)
+    assert calibrate_pairs([1.0], [0.0], [(1, 1)]).sign is None
 
 
 def test_a_verdict_is_told_apart_from_a_coin():
