@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ class Channel:
                 return message
             if not self._read(0):
                 raise EOFError
+
+    def stirs(self, seconds: float) -> bool:
+        """Whether something arrives, be it the end, within so many seconds."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def arrived(self) -> list[Any]:
         """The messages that have arrived in whole, without waiting."""

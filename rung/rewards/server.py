@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections import deque
@@ -62,6 +63,7 @@ class Server:
     parent: int = field(default_factory=os.getppid)
     swept: float = 0.0
     worked: bool = False  # since the last sweep
+    heard: float = 0.0  # when the trainer last heard that we live
 
     def run(self) -> None:
         awake, alarm = socket.socketpair()
@@ -85,6 +87,7 @@ class Server:
                 self.bury_the_dead()
                 self.end_the_late()
                 self.hand_out()
+                self.show_life()
                 self.sweep()
         finally:
             self.end()
@@ -185,16 +188,25 @@ class Server:
                 try:
                     worker.channel.send(worker.job.attempts)
                 except OSError:
-                    self.kill(worker)
+                    self.kill(worker, Failure("crash", "its worker had ended or stopped and did not take it"))
+                self.show_life()
         coming = sum(not worker.ready and not worker.dying for worker in self.workers.values())
         while self.loaded and len(self.queue) > coming and len(self.workers) < self.setup.workers:
             self.start_worker()
             coming += 1
 
+    def busy(self) -> bool:
+        return bool(self.queue) or any(worker.job for worker in self.workers.values())
+
+    def show_life(self) -> None:
+        """While the trainer waits for verdicts it hears every second that they may still come."""
+        if self.busy() and time.monotonic() > self.heard + TICK:
+            self.heard = time.monotonic()
+            self.control.send(("alive",))
+
     def sweep(self) -> None:
         """Kill what was adopted from rewards that let go of their children, now that none is grading."""
-        busy = self.queue or any(worker.job for worker in self.workers.values())
-        if self.worked and not busy and time.monotonic() > self.swept + TICK:
+        if self.worked and not self.busy() and time.monotonic() > self.swept + TICK:
             self.swept, self.worked = time.monotonic(), False
             kill_strangers(set(self.workers))
 
@@ -218,6 +230,37 @@ def kill_strangers(known: set[int]) -> None:
         if child.pid not in known:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(child.pid, signal.SIGKILL)
+
+
+def end_server(process: subprocess.Popen, patience: float) -> None:
+    """A server ends by itself once we are gone. One that does not, for it is stopped or hangs, is killed.
+
+    It goes last: while it is there, stopped, all that its workers let go of is adopted by it and can be found.
+    """
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience)
+        return
+    process.send_signal(signal.SIGSTOP)
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit and (living := living_below(process.pid)):
+        for pid in living:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+def living_below(pid: int) -> list[int]:
+    """What a process started, and what that started; the dead that nobody has buried do not count."""
+    import psutil
+
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for each in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found += [each.pid] if each.status() != psutil.STATUS_ZOMBIE else []
+    return found
 
 
 def cause_of_death(code: int, limits: Limits) -> Failure:

@@ -5,7 +5,9 @@
         verdicts = [handle.verdicts() for handle in handles]
 
 Whatever the reward does, spin, sleep, ignore signals, allocate, fork, crash or return nonsense, each attempt
-gets its verdict: a Failure of its kind for what failed, the right Score for the others. A reward that declares
+gets its verdict: a Failure of its kind for what failed, the right Score for the others. Nothing here waits
+without end, for the process that watches the workers either: if that is stopped from outside, it and all it
+started are killed, what it had in hand is a Failure, and the next attempts get a new one. A reward that declares
 itself `trusted` (quick, pure, always ending) is called right here and no process is made; one that also `waits`
 for another machine, as a judge does, is called in a thread, so that sampling goes on.
 
@@ -33,7 +35,7 @@ from rung.errors import UserError
 from rung.rewards.calling import is_trusted, judge_all
 from rung.rewards.channel import Channel
 from rung.rewards.score import Attempt, Failure, Reward, Verdict
-from rung.rewards.server import LOADING_SECONDS, Job
+from rung.rewards.server import LOADING_SECONDS, TICK, Job, end_server
 from rung.rewards.user import files_behind
 from rung.rewards.worker import Limits, Setup
 
@@ -42,6 +44,8 @@ START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from rung.rewards.server import main; main(int(sys.argv[2]))"
 )
+PATIENCE = 15.0  # seconds that a server has to end when it is told to
+SILENT_TICKS = 60  # without a sign from a server that has attempts in hand: it was stopped, or hangs
 # One thread each, and sets that iterate in the same order in every run: grading repeats exactly.
 THREADS = 8  # groups a judge has in hand at once; each puts several questions
 SURROUNDINGS = {
@@ -88,7 +92,8 @@ class Graders:
         self._reward = reward
         self._next = 0
         self._pending: dict[int, Future[Verdict]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is pending; never held while sending, which may have to wait
+        self._sending = threading.Lock()
         self._process: subprocess.Popen | None = None
         self._closed = False
         waits = is_trusted(reward) and getattr(reward, "waits", False)
@@ -125,10 +130,11 @@ class Graders:
             ids = tuple(range(self._next, self._next + len(futures)))
             self._next += len(futures)
             self._pending.update(zip(ids, futures, strict=True))
-            whole = Job(ids, pickles)
-            with suppress(OSError):  # a server just dead: the reader tells the attempts
-                for job in [whole] if self.batched and attempts else whole.split():
-                    self._channel.send(job)
+            channel = self._channel
+        whole = Job(ids, pickles)
+        with self._sending, suppress(OSError):  # a server just dead: the reader tells the attempts
+            for job in [whole] if self.batched and attempts else whole.split():
+                channel.send(job)
         return Grading(futures)
 
     def _judge_here(self, attempts: Sequence[Attempt], futures: Sequence[Future[Verdict]]) -> None:
@@ -146,7 +152,7 @@ class Graders:
         with suppress(OSError):
             self._channel.socket.shutdown(socket.SHUT_RDWR)
         self._reader.join()
-        _await_end(process)
+        end_server(process, PATIENCE)
 
     def __enter__(self) -> Graders:
         return self
@@ -168,43 +174,55 @@ class Graders:
         )
         theirs.close()
         channel = Channel(ours)
+        ours.settimeout(LOADING_SECONDS + 30)
         try:
             channel.send(self._setup)
-            ours.settimeout(LOADING_SECONDS + 30)
             kind, *content = channel.receive()
             ours.settimeout(None)
         except (EOFError, OSError) as error:
-            kind, content = "broken", [Failure("crash", f"its process did not start: {error!r}")]
+            kind, content = (
+                "broken",
+                [Failure("crash", f"its process ended or hung as it started: {error!r}")],
+            )
         except BaseException:
             ours.close()
             raise
         if kind == "broken":
             ours.close()
-            _await_end(process)
+            end_server(process, PATIENCE)
             raise UserError(f"the reward {self._reward!r} cannot be loaded in a worker: {content[0].detail}")
         self._process, self._channel = process, channel
         self._reader = threading.Thread(target=self._read, args=(process, channel), daemon=True)
         self._reader.start()
 
     def _read(self, process: subprocess.Popen, channel: Channel) -> None:
-        """Hand verdicts to those who wait, as long as there is a server."""
-        with suppress(EOFError, OSError):
-            while True:
-                _, one, verdict = channel.receive()
-                with self._lock:
-                    future = self._pending.pop(one)
-                future.set_result(verdict)
+        """Hand verdicts to those who wait, as long as there is a server that shows life."""
+        silent = 0  # ticks that we were awake for, so that a sleep of the whole machine is no silence
+        while not channel.closed and silent < SILENT_TICKS:
+            silent = 0 if channel.stirs(TICK) or not self._pending else silent + 1
+            for kind, *content in channel.arrived():
+                if kind == "verdict":
+                    one, verdict = content
+                    with self._lock:
+                        future = self._pending.pop(one)
+                    future.set_result(verdict)
+        told = Failure("crash", "the process that runs the graders died")
+        if not channel.closed:
+            told = Failure(
+                "timeout", f"the process that runs the graders was silent for {SILENT_TICKS * TICK:g} s"
+            )
+            end_server(process, patience=0)
         with self._lock:
             orphans, self._pending = list(self._pending.values()), {}
             if not self._closed:
                 self._process = None
-                _await_end(process)
+                end_server(process, PATIENCE)
             channel.socket.close()
         for future in orphans:
             if self._closed:
                 future.set_exception(RuntimeError("the graders were closed before this attempt was graded"))
             else:
-                future.set_result(Failure("crash", "the process that runs the graders died"))
+                future.set_result(told)
 
 
 def _pickled(reward: Reward) -> bytes:
@@ -221,11 +239,3 @@ def _pickled(reward: Reward) -> bytes:
             'into a file of its own and use load_reward("file.py:function")'
         )
     return content
-
-
-def _await_end(process: subprocess.Popen) -> None:
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

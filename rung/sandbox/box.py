@@ -26,6 +26,7 @@ from rung.sandbox import bubblewrap, cgroup, seccomp
 from rung.sandbox.program import Limits
 
 GRACE = 5.0  # seconds the launcher has beyond what it was told to wait
+TAKING = 15.0  # seconds it has to take an order and to write the files of one
 HEADER = 1 << 16
 ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'  # into its control groups
 ROOM = 64  # processes and megabytes that the launcher may have beside its programs
@@ -95,7 +96,7 @@ class Box:
     def put(self, files: Mapping[str, bytes]) -> None:
         """Write files below the working folder."""
         self.send({"do": "files", "names": list(files)}, *files.values())
-        self.receive(GRACE + 10, 0)
+        self.receive(TAKING, 0)
 
     def start(
         self,
@@ -143,12 +144,21 @@ class Box:
     def send(self, header: dict[str, Any], *blobs: bytes) -> None:
         head = json.dumps(header | {"blobs": [len(blob) for blob in blobs]}).encode()
         assert self.process.stdin
-        try:
-            for part in (struct.pack("<I", len(head)), head, *blobs):
-                self.process.stdin.write(part)
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            raise BoxDied(self.last_words()) from None
+        descriptor, until = self.process.stdin.fileno(), time.monotonic() + TAKING
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        os.set_blocking(descriptor, False)  # a launcher that was stopped reads nothing and must not stop us
+        for part in (struct.pack("<I", len(head)), head, *blobs):
+            left = memoryview(part)
+            while left:
+                if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                    raise BoxDied("the sandbox did not take its orders in time")
+                try:
+                    left = left[os.write(descriptor, left) :]
+                except BlockingIOError:
+                    continue  # less room than the pipe wants at once
+                except BrokenPipeError:
+                    raise BoxDied(self.last_words()) from None
 
     def receive(self, seconds: float, blobs: int) -> tuple[dict[str, Any], list[bytes]]:
         until = time.monotonic() + seconds

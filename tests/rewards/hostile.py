@@ -44,6 +44,9 @@ def misbehave(attempt: Attempt):
                 time.sleep(1)
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "stop the server":
+        _let_go(1000)
+        os.kill(os.getppid(), signal.SIGSTOP)
     elif what == "allocate":
         KEPT.append(bytes(10 << 30))
     elif what == "hoard":

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from rung.errors import UserError
+from rung.rewards import workers
 from rung.rewards.matching import Exact, Regex
 from rung.rewards.score import Abstain, Attempt, Failure, Score
 from rung.rewards.user import load_reward
@@ -247,6 +248,83 @@ def test_a_dead_server_fails_what_it_held_and_is_replaced():
         assert [verdict.kind for verdict in held.verdicts(20)] == ["crash", "crash"]
         assert soon(lambda: not family() - before), "its worker outlived it"
         assert pool.grade(attempts(4)) == [Score(4.0)]
+
+
+def test_a_stopped_server_is_killed_with_all_it_started_and_its_attempts_fail(monkeypatch):
+    monkeypatch.setattr(workers, "SILENT_TICKS", 2)
+    before = family()
+    with Graders(hostile.misbehave, workers=2, **LIMITS) as pool:
+        assert pool.grade(attempts(1, 2)) == [Score(1.0), Score(2.0)]
+        stopped = pool._process.pid
+        begun = time.monotonic()
+        verdicts = pool.submit(attempts("stop the server", "sleep", 5)).verdicts(20)
+        assert time.monotonic() - begun < 2 + 8
+        assert [verdict.kind for verdict in verdicts[:2]] == ["timeout"] * 2
+        assert verdicts[2] in (Score(5.0), verdicts[0]), "a verdict that neither came in time nor failed"
+        assert "silent for 2 s" in verdicts[0].detail
+        assert soon(lambda: family() <= before), "the server, a worker or a daemon was left behind"
+        assert pool.grade(attempts(4, 5)) == [Score(4.0), Score(5.0)] and pool._process.pid != stopped
+    assert soon(lambda: family() <= before)
+
+
+def test_a_server_that_is_stopped_while_idle_neither_blocks_a_large_submit_nor_closing(monkeypatch):
+    monkeypatch.setattr(workers, "SILENT_TICKS", 2)
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    before = family()
+    with Graders(hostile.misbehave, workers=1, **LIMITS) as pool:
+        os.kill(pool._process.pid, signal.SIGSTOP)
+        large = pool.submit([Attempt((), "7", reference="x" * (8 << 20))])  # more than the socket holds
+        assert [verdict.kind for verdict in large.verdicts(20)] == ["timeout"]
+        assert pool.grade(attempts(4)) == [Score(4.0)]
+        os.kill(pool._process.pid, signal.SIGSTOP)
+    assert soon(lambda: family() <= before), "a stopped server outlived its pool"
+
+
+def test_an_idle_server_and_a_slow_reward_are_no_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "SILENT_TICKS", 2)
+    with Graders(hostile.note, workers=1, wall_seconds=20) as pool:
+        server = pool._process.pid
+        time.sleep(2.2)
+        assert pool.grade([Attempt((), "2.5", tmp_path / "note")]) == [Score(1.0)]
+        assert pool._process.pid == server
+
+
+def test_a_worker_that_is_stopped_while_idle_costs_one_attempt_and_is_killed():
+    before = family()
+    with Graders(hostile.misbehave, workers=1, **LIMITS) as pool:
+        pid = int(pool.grade(attempts("pid"))[0].value)
+        os.kill(pid, signal.SIGSTOP)
+        verdicts = pool.submit(attempts(1, 2, 3)).verdicts(20)
+        assert verdicts[0] == Failure("timeout", "no verdict after 2 s")
+        assert verdicts[1:] == [Score(2.0), Score(3.0)]
+        assert soon(lambda: not psutil.pid_exists(pid))
+    assert soon(lambda: family() <= before)
+
+
+def test_a_server_that_is_stopped_as_it_starts_is_told_and_left_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "LOADING_SECONDS", -29.0)  # and 30 for the process itself
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    before = family()
+    body = "import os, signal, sys\n"
+    body += "'pytest' in sys.modules or os.kill(os.getppid(), signal.SIGSTOP)\ndef f(attempt): return 1.0\n"
+    with pytest.raises(UserError, match="ended or hung as it started"):
+        Graders(user(tmp_path, body), workers=1)
+    assert soon(lambda: family() <= before)
+
+
+def test_handing_in_much_while_many_verdicts_come_back(tmp_path):
+    """Whoever sends must not keep the reader from reading: else both ends of the socket wait for each other."""
+    reward = user(tmp_path, "def f(completions: list[str], **columns): return [1.0] * len(completions)\n")
+    with Graders(reward, workers=2, wall_seconds=20) as pool:
+        handed = []
+        many = attempts(*["x" * 1000] * 2000)
+        giver = threading.Thread(
+            target=lambda: handed.extend(pool.submit(many) for _ in range(10)), daemon=True
+        )
+        giver.start()
+        giver.join(30)
+        assert not giver.is_alive(), "submit waits for a server that waits for us"
+        assert all(verdict == Score(1.0) for each in handed for verdict in each.verdicts(20))
 
 
 def test_closing_wakes_who_waits():

@@ -1,18 +1,31 @@
 # ruff: noqa: E501  programs within strings
 """Runs and their results: what each ending is called, what counts as right, and that the bounds are bounds."""
 
+import os
+import signal
 import time
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.errors import UserError
-from rung.sandbox import bubblewrap
-from rung.sandbox.execute import lines
+from rung.sandbox import box, bubblewrap
+from rung.sandbox.execute import execute, lines
 from rung.sandbox.pool import Pool, run
 from rung.sandbox.program import Case, Checks, Limits, Program
-from rung.sandbox.result import Broken, Failed, Missing, OutOfMemory, OutputTooLong, Passed, Timeout, tail
+from rung.sandbox.result import (
+    Broken,
+    Failed,
+    Killed,
+    Missing,
+    OutOfMemory,
+    OutputTooLong,
+    Passed,
+    Timeout,
+    tail,
+)
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +281,55 @@ def test_unsafe_runs_loudly_and_keeps_the_limits(capfd):
     assert isinstance(run(python("while True: pass"), Limits(seconds=0.5), unsafe=True), Timeout)
     checks = Checks(("assert f(2) == 4",))
     assert isinstance(run(python("def f(x): return x * 2", checks), unsafe=True), Passed)
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+@pytest.mark.parametrize("inside", [False, True])  # the launcher behind the walls, or what we started
+def test_a_stopped_sandbox_is_broken_in_time_and_killed(monkeypatch, unsafe, inside, pool):
+    """Its orders are more than a pipe holds, so that to send them is to wait for a reader."""
+    monkeypatch.setattr(box, "TAKING", 0.5)
+
+    def take(mounts, disk):
+        taken = box.Box(mounts, disk, unsafe)
+        taken.put({})  # it has started
+        below = psutil.Process(taken.process.pid).children(recursive=True)
+        stopped.append(below[-1].pid if inside and below else taken.process.pid)
+        os.kill(stopped[-1], signal.SIGSTOP)
+        return taken
+
+    stopped = []
+    begun = time.monotonic()
+    end = execute(python("print(1)", files={"large": b"x" * (8 << 20)}), Limits(), take)
+    if inside or unsafe:
+        assert isinstance(end, Broken) and "in time" in end.detail
+    else:  # bubblewrap only waits for the launcher
+        assert isinstance(end, Passed)
+    assert time.monotonic() - begun < 0.5 + 5
+    assert not psutil.pid_exists(stopped[0])
+
+
+def test_a_sandbox_that_is_stopped_once_it_runs_is_broken_in_time(monkeypatch, pool):
+    monkeypatch.setattr(box, "GRACE", 0.3)
+    taken = box.Box((), Limits().disk)
+    taken.put({})  # it has started
+    taken.start(["/bin/sleep", "1000"], Limits(), 0.2)
+    os.kill(taken.process.pid, signal.SIGSTOP)
+    (launcher,) = psutil.Process(taken.process.pid).children()
+    launcher.suspend()
+    with pytest.raises(box.BoxDied, match="in time"):
+        taken.finish()
+    taken.close()
+    assert not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE
+    assert not psutil.pid_exists(taken.process.pid)
+
+
+def test_a_program_that_stops_what_runs_it_has_not_passed(monkeypatch, capfd):
+    monkeypatch.setattr(box, "GRACE", 0.5)
+    stop = "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nprint(1)"
+    end = run(python(stop, (Case("", "1"),)), Limits(seconds=0.5), unsafe=True)
+    assert isinstance(end, Killed) and end.passed == 0
+    own = "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"
+    assert isinstance(run(python(own), Limits(seconds=0.5), unsafe=True), Timeout)
 
 
 def test_a_missing_toolchain_is_no_failure(monkeypatch):
