@@ -1,7 +1,8 @@
 """A user's own environment, from a file: `FILE.py:function?key=value`.
 
-The function returns a rung Environment, or an object as `verifiers` environments are. Its keyword parameters
-are its options; where it has `seed`, `train_size` and `test_size` it gets those too.
+The function returns a rung Environment, or an object as `verifiers` environments are (0.1), or a Taskset or Env
+of `verifiers` 0.4. Its keyword parameters are its options; where it has `seed`, `train_size` and `test_size` it
+gets those too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from rung.envs.environment import Environment
 from rung.envs.options import convert, reject_unknown
 from rung.envs.verifiers import from_verifiers
+from rung.envs.verifiers_tasksets import from_taskset
 from rung.errors import UserError
 from rung.rewards.user import function_of
 
@@ -45,9 +47,11 @@ def user_environment(
         return cut(made, sizes, parameters)
     if hasattr(made, "rubric") and hasattr(made, "dataset"):
         return from_verifiers(file.stem, made, sizes["train_size"], sizes["test_size"])
+    if hasattr(made, "taskset") or hasattr(made, "bounded"):
+        return from_taskset(file.stem, made, sizes["train_size"], sizes["test_size"])
     raise UserError(
-        f"{name} returned {type(made).__name__}; return a rung.envs.environment.Environment, or an object with "
-        "`dataset` and `rubric`"
+        f"{name} returned {type(made).__name__}; return a rung.envs.environment.Environment, a Taskset or Env of "
+        "verifiers 0.4, or an object with `dataset` and `rubric`"
     )
 
 
