@@ -2,15 +2,18 @@
 
     openenv_environment(make=MyEnv, act=lambda text: MyAction(move=text), see=lambda obs: obs.board)
 
-`make` opens one world (an `openenv` environment, its synchronous client, or anything alike); its `reset` and
-`step` may return an observation that carries `reward` and `done`, or a result with an `observation` inside.
+`make` opens one world (an `openenv` environment, its client, or anything alike; an asynchronous client is asked
+for its synchronous side, `sync()`); its `reset` and `step` may return an observation that carries `reward` and
+`done`, or a result with an `observation` inside. What the model sees of it leaves reward, done and metadata out.
 Task i is `reset(seed=i)`; a training seed never is a test seed. The score is the sum of the rewards of an
 episode. Nothing of the package is imported, only its names are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,6 +22,7 @@ from rung.envs.generated import TEST_SIZE, TRAIN_SIZE
 from rung.envs.play import task_of
 from rung.envs.sequences import Tasks
 from rung.envs.worlds import NotRepeatable, Worlds
+from rung.errors import UserError
 from rung.rewards.score import Attempt, Failure, Score, Verdict
 
 TEST_SEEDS = 2**30  # test worlds are seeded from here, training worlds below
@@ -37,10 +41,10 @@ def openenv_environment(
     test_size: int | None = None,
 ) -> Environment:
     """`act` turns the model's text into an action, `see` an observation into text for the model."""
-    worlds = Worlds(lambda task: Episode(make(), act, see, task.extra["seed"]))
+    worlds = Worlds(lambda task: Episode(opened(make), act, see, task.extra["seed"]))
 
     def task(split: str, world_seed: int) -> Task:
-        world = make()
+        world = opened(make)
         first = see(observed(world.reset(seed=world_seed))[0])
         close(world)
         text = f"{instruction}\n\n{first}" if instruction else first
@@ -112,14 +116,32 @@ def observed(result: Any) -> tuple[Any, float, bool]:
     return observation, float(getattr(result, "reward", None) or 0), bool(getattr(result, "done", False))
 
 
+HIDDEN = ("reward", "done", "metadata")  # of an observation: for the trainer, not for the model
+
+
 def text_of(observation: Any) -> str:
-    """An observation's own text, if one field of it is called so."""
+    """An observation's own text, if one field of it is called so; else its fields, without what it was paid."""
     if isinstance(observation, str):
         return observation
+    fields = observation if isinstance(observation, Mapping) else getattr(observation, "__dict__", {})
+    shown = {key: value for key, value in fields.items() if key not in HIDDEN and not key.startswith("_")}
     for key in ("text", "prompt", "message", "content", "observation"):
-        if isinstance(found := getattr(observation, key, None), str):
+        if isinstance(found := shown.get(key), str):
             return found
-    return str(observation)
+    return json.dumps(shown, ensure_ascii=False, default=str) if fields else str(observation)
+
+
+def opened(make: Callable[[], Any]) -> Any:
+    """A world that answers when it is asked."""
+    world = make()
+    if not inspect.iscoroutinefunction(world.reset):
+        return world
+    if not hasattr(world, "sync"):
+        raise UserError(
+            f"{type(world).__name__}.reset is a coroutine; give openenv_environment a world whose reset and step answer "
+            "at once, such as a client's `sync()`"
+        )
+    return world.sync()
 
 
 def close(world: Any) -> None:

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rung.envs.openenv import openenv_environment
+from rung.envs.openenv import openenv_environment, text_of
 from rung.envs.play import model_turns, play
+from rung.errors import UserError
 from rung.rewards.score import Failure, Score
 
 
@@ -136,3 +137,36 @@ def test_training_and_test_worlds_have_other_seeds():
     seeds = [{t.extra["seed"] for t in part} for part in (one.train, two.train, one.test)]
     assert not seeds[0] & seeds[1] and not (seeds[0] | seeds[1]) & seeds[2]
     assert one.train[4] == one.train[4] and one.train[4].key == "count:train:4"
+
+
+def test_an_asynchronous_client_is_asked_for_its_synchronous_side():
+    class Asynchronous:
+        """As `openenv.core` 0.3's clients: coroutines, and `sync()` for who has no loop."""
+
+        async def reset(self, **keywords): ...
+        async def step(self, action): ...
+        async def close(self): ...
+        def sync(self):
+            return Client()
+
+    environment = openenv_environment("count", Asynchronous, int, train_size=2, test_size=1)
+    task = environment.train[0]
+    assert play(environment, task, [str(10 - start(task))])[1].value == pytest.approx(0.9)
+    del Asynchronous.sync
+    with pytest.raises(UserError, match="sync"):
+        environment.train[0]
+
+
+def test_the_model_does_not_read_what_it_was_paid():
+    @dataclass
+    class Board:
+        board: list
+        turn: int
+        reward: float | None = None
+        done: bool = False
+        metadata: dict | None = None
+
+    assert text_of(Board([1, 2], 3, 0.5, True, {"answer": 7})) == '{"board": [1, 2], "turn": 3}'
+    assert text_of({"total": 3, "reward": 1.0, "done": False}) == '{"total": 3}'
+    assert text_of({"message": "hello", "other": 1}) == text_of("hello") == "hello"
+    assert text_of(SimpleNamespace(_board=1, text="é", reward=1)) == "é" and text_of(3) == "3"
