@@ -37,13 +37,18 @@ def question(numbers: Sequence[int], target: int) -> str:
     return " ".join(map(str, sorted(numbers))) + f" = {target}"
 
 
-def corpus(documents: int, right: float, seed: int) -> Iterator[dict[str, str]]:
-    """What a model may have read: questions with attempts at them, of which a share is right."""
+def corpus(documents: int, right: float, seed: int) -> Iterator[dict[str, list[dict[str, str]]]]:
+    """What a model may have read: questions with attempts at them, of which a share is right.
+
+    As messages: a bare prompt and completion would lack the line break that the chat template writes between them,
+    and the model would be asked in a form that it has never read.
+    """
     dice = random.Random(seed)
     for index in range(documents):
         numbers, expression, target = drawn(index, seed + 1_000_003)
         attempt = expression if dice.random() < right else written(dice, numbers)
-        yield {"prompt": question(numbers, target), "completion": attempt}
+        asked = {"role": "user", "content": question(numbers, target)}
+        yield {"messages": [asked, {"role": "assistant", "content": attempt}]}
 
 
 @dataclass(frozen=True)
