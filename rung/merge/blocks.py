@@ -1,8 +1,9 @@
 """What a merge method reads: one weight tensor of every model, in pieces, as often as it likes.
 
 A method never holds a whole tensor. It gets a function that starts reading anew at each call and yields blocks: a
-list with one flat float64 piece per model, all of the same length, in order. It yields the merged pieces. What
-a method must know of the whole tensor first (an angle, a threshold) it finds in a pass of its own.
+list with one flat float64 piece per model, all of the same length, in order. They are the method's own, to write into.
+It yields the merged pieces. What a method must know of the whole tensor first (an angle, a threshold) it finds in a
+pass of its own.
 
 float64 so that the result is rounded once, to the type it is stored in: a weighted mean of equal weights
 is then that weight exactly, and the order of the models does not matter.
@@ -26,7 +27,7 @@ def blocks_of(*tensors: Tensor, size: int = 1 << 18) -> Blocks:
     def read() -> Iterator[list[Tensor]]:
         flat = [tensor.reshape(-1) for tensor in tensors]
         for start in range(0, max(flat[0].numel(), 1), size):
-            yield [one[start : start + size].double() for one in flat]
+            yield [one[start : start + size].to(torch.float64, copy=True) for one in flat]
 
     return read
 

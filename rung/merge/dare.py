@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,17 +40,16 @@ def dare_ties(
 
 def dropped(vectors: Blocks, density: float, seed: int) -> Blocks:
     def read() -> Iterator[list[Tensor]]:
-        dice: list[torch.Generator] = []
+        dice: list[np.random.Generator] = []
         for base, *taus in vectors():
-            dice = dice or [torch.Generator().manual_seed(seed + i) for i in range(len(taus))]
-            yield [
-                base,
-                *(tau * kept(tau, density, die) / density for tau, die in zip(taus, dice, strict=True)),
-            ]
+            dice = dice or [np.random.Generator(np.random.SFC64(seed + i)) for i in range(len(taus))]
+            for tau, die in zip(taus, dice, strict=True):
+                tau.mul_(kept(tau, density, die)).div_(density)
+            yield [base, *taus]
 
     return read
 
 
-def kept(tau: Tensor, density: float, die: torch.Generator) -> Tensor:
-    """Which entries stay. One number each, drawn in order: how a tensor is cut into blocks changes nothing."""
-    return torch.rand(tau.numel(), generator=die, dtype=torch.float64) < density
+def kept(tau: Tensor, density: float, die: np.random.Generator) -> Tensor:
+    """1 for entries that stay, else 0. One draw each, in order: how a tensor is cut into blocks changes nothing."""
+    return torch.from_numpy(die.random(tau.numel())).lt_(density)

@@ -25,7 +25,7 @@ def task_vectors(blocks: Blocks) -> Blocks:
 
     def read() -> Iterator[list[Tensor]]:
         for base, *models in blocks():
-            yield [base, *(model - base for model in models)]
+            yield [base, *(model.sub_(base) for model in models)]
 
     return read
 

@@ -40,6 +40,7 @@ from rung.publish import publish, sweep
 BLOCK = (
     1 << 14
 )  # elements in memory at once, for each model: below what torch splits over threads, and in cache
+READ = 8  # blocks that are read at once
 VOCABULARY = (EMBEDDING, HEAD, "lm_head.bias")  # a row for each token
 TOKENIZER_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
@@ -94,11 +95,11 @@ class Plan:
         )
 
         def read() -> Iterator[list[Tensor]]:
-            for start in range(0, mine.numel, step):
-                stop = min(start + step, mine.numel)
-                yield [
-                    self.piece(p, name, start, stop, rows.get(p.name), width).double() for p in self.parents
-                ]
+            for start in range(0, mine.numel, READ * step):
+                stop = min(start + READ * step, mine.numel)
+                pieces = [self.piece(p, name, start, stop, rows.get(p.name), width) for p in self.parents]
+                for at in range(0, stop - start, step):
+                    yield [piece[at : at + step].double() for piece in pieces]
 
         return read
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from rung.errors import UserError
+from rung.merge import ties as ties_file
 from rung.merge.blocks import blocks_of, weighted
 from rung.merge.dare import dare, dare_ties, kept
 from rung.merge.linear import ema_weights, linear, wise_ft_weights
 from rung.merge.slerp import coefficients, slerp
 from rung.merge.soup import greedy_soup
 from rung.merge.task_arithmetic import task_arithmetic
-from rung.merge.ties import smallest_kept, ties
+from rung.merge.ties import largest_below, likely, smallest_kept, ties
 
 
 def merged(method, *tensors, size=1000, **options) -> torch.Tensor:
@@ -129,13 +130,79 @@ def test_ties_where_signs_balance_and_where_weights_cancel():
 
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.99, 1.0])
 @pytest.mark.parametrize("coarse", [False, True])
-def test_the_smallest_kept_entry_is_that_of_a_sort(density, coarse):
+@pytest.mark.parametrize(("sample", "table"), [(1 << 17, 1 << 18), (40, 16), (1, 3)])
+def test_the_smallest_kept_entry_is_that_of_a_sort(density, coarse, sample, table, monkeypatch):
+    monkeypatch.setattr(ties_file, "SAMPLE", sample)
+    monkeypatch.setattr(ties_file, "TABLE", table)
     taus = [random(3001, seed=s) * 10 ** (3 * s) for s in (0, 1)]
     if coarse:  # many equal entries, as between bf16 models, and zeros
         taus = [(tau / tau.abs().max() * 20).round() for tau in taus]
     found = smallest_kept(blocks_of(torch.zeros(3001), *taus, size=257), density)
-    place = max(1, int(density * 3001)) - 1
-    assert found == [float(np.sort(tau.abs().numpy())[::-1][place]) for tau in taus]
+    assert found == [nth_largest(tau, density) for tau in taus]
+
+
+def nth_largest(tau: torch.Tensor, density: float) -> float:
+    return float(np.sort(tau.abs().numpy())[::-1][max(1, int(density * len(tau))) - 1])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, 1.5, 1.0000001, 7.0, math.inf])
+def test_a_sample_that_misleads_costs_passes_and_no_exactness(value, monkeypatch):
+    """Every 3rd entry, every 9th and so on are alike, and they alone are in the sample."""
+    monkeypatch.setattr(ties_file, "SAMPLE", 30)
+    tau = random(2000)
+    tau[::3] = value
+    for density in (0.01, 0.2, 0.34, 0.5, 0.9):
+        found = smallest_kept(blocks_of(torch.zeros(2000), tau, size=100), density)
+        assert found == [nth_largest(tau, density)]
+
+
+def test_passes_over_a_large_tensor_are_two(monkeypatch):
+    """One for the sample, one to count: the sample of 1 in 27 is right, and its range fits the table."""
+    tau, passes = random(2_000_000), []
+
+    def counted():
+        passes.append(1)
+        return blocks_of(torch.zeros(2_000_000), tau)()
+
+    assert smallest_kept(counted, 0.2) == [nth_largest(tau, 0.2)]
+    assert len(passes) == 2
+
+
+def test_where_an_entry_lies_by_its_rank_in_a_sample():
+    sample = np.random.default_rng(0).permutation(np.arange(1000, dtype=np.uint32))
+    assert likely(sample, 1000, 1) == range(999, 1000)  # all were seen, so there is no doubt
+    assert likely(sample, 1000, 1000) == range(0, 1)
+    # The 200th of 1000 in a sample: 3 sqrt(1000 * 0.2 * 0.8) + 1 = 38.9 ranks to each side, 239th to 161st.
+    assert likely(sample, 100_000, 20_000) == range(761, 840)
+    assert likely(sample, 100_000, 1) == range(999, 1000) and likely(sample, 100_000, 100_000).start == 0
+
+
+@pytest.mark.parametrize(
+    "cut", [0.0, 1e-45, 2.0**-126, 0.1, 1 / 3, 1.0, 1.0000001, 1.5, 2.0, 1e30, 3.4028234663852886e38]
+)
+def test_the_largest_float64_that_is_dropped(cut):
+    cut = float(np.float32(cut))
+    below = largest_below(cut)
+    assert np.float32(np.nextafter(below, np.inf)) >= cut
+    assert cut == 0 or np.float32(below) < cut
+
+
+def test_a_model_that_is_not_finite_is_trimmed_all_the_same():
+    """The merge refuses it later, by name; the search must come to an end."""
+    tau = random(500)
+    tau[:200] = torch.nan
+    assert math.isnan(smallest_kept(blocks_of(torch.zeros(500), tau), 0.2)[0])
+    tau[:200] = torch.inf
+    assert smallest_kept(blocks_of(torch.zeros(500), tau), 0.2) == [math.inf]
+    assert smallest_kept(blocks_of(torch.zeros(500), -tau), 0.4 + 1e-9) == [math.inf]
+
+
+@pytest.mark.parametrize("method", [task_arithmetic, ties, dare, dare_ties])
+def test_what_is_merged_is_left_as_it_was(method):
+    models = [random(50, seed=s).double() for s in range(3)]
+    before = [model.clone() for model in models]
+    list(method(blocks_of(*models), weights=[1.0, 1.0]))
+    assert all(torch.equal(*pair) for pair in zip(models, before, strict=True))
 
 
 def test_entries_as_large_as_the_smallest_kept_stay_too():
@@ -156,7 +223,7 @@ def test_dares_dice_do_not_depend_on_the_blocks_and_differ_from_model_to_model(m
     whole = merged(method, BASE, A, B, seed=9, **options)
     assert torch.equal(whole, merged(method, BASE, A, B, size=33, seed=9, **options))
     assert not torch.equal(whole, merged(method, BASE, A, B, seed=10, **options))
-    dice = [torch.Generator().manual_seed(9 + i) for i in (0, 1)]
+    dice = [np.random.Generator(np.random.SFC64(9 + i)) for i in (0, 1)]
     masks = [kept(A, 0.4, die) for die in dice]
     assert 0.4 < (masks[0] == masks[1]).double().mean() < 0.64  # 0.52 if they are independent
 

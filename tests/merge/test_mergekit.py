@@ -35,7 +35,7 @@ class Pattern:
         self.at = {}
 
     def __call__(self, tau, density, die):
-        model, start = die.initial_seed(), self.at.get(id(die), 0)
+        model, start = die.bit_generator.seed_seq.entropy, self.at.get(id(die), 0)
         self.at[id(die)] = start + len(tau)
         return (torch.arange(start, start + len(tau)) * 7 + 3 * model) % 10 < 10 * density
 
