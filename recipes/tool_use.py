@@ -4,7 +4,7 @@
 2. GRPO on whole conversations (`rung grpo`): what the tool wrote is in the context and never trained.
 3. Held-out accuracy before and after, and how often the calculator was called.
 
-    python recipes/tool_use.py [OUT] [--rounds 12] [--demonstrations 128]
+    python recipes/tool_use.py [OUT] [--rounds 12] [--demonstrations 128] [--tasks 100]
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from rich.console import Console
 
 from rung.envs.environment import Environment, Task
 from rung.envs.load import load_environment
+from rung.eval.records import Sample
 from rung.eval.report import comparison_line, tally_table
 from rung.eval.tally import compare_samples
 from rung.pipelines.evaluate import evaluate
 from rung.pipelines.rl import rl
 from rung.pipelines.sft import sft
+from rung.rewards.score import Score
 from rung.settings import Optimizer, Sft
 from rung.settings_rl import Rl
 
@@ -57,11 +59,21 @@ def write_demonstrations(environment: Environment, tasks: Sequence[Task], path: 
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def called(samples: Sequence[Sample]) -> str:
+    """How often the calculator was called in a conversation, and how often in vain."""
+    parts = [sample.verdict.parts for sample in samples if isinstance(sample.verdict, Score)]
+    calls, errors = (sum(part[name] for part in parts) for name in ("tool_calls", "tool_errors"))
+    return (
+        f"{calls / max(len(parts), 1):.2f} calls a conversation, {errors / max(calls, 1):.0%} of them in vain"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", nargs="?", default=f"runs/tool-use-{time.strftime('%Y%m%d-%H%M%S')}")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--demonstrations", type=int, default=128)
+    parser.add_argument("--tasks", type=int, default=100, help="held-out tasks, each asked twice")
     options = parser.parse_args()
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +94,14 @@ def main() -> None:
         "grpo",
     )  # fmt: skip
     found = {
-        name: evaluate(model, SUMS, out=folder / f"eval-{name}", samples=2, tasks=50, max_tokens=TURN_TOKENS)
+        name: evaluate(
+            model, SUMS, out=folder / f"eval-{name}", samples=2, tasks=options.tasks, max_tokens=TURN_TOKENS
+        )
         for name, model in (("base", MODEL), ("sft", tuned), ("grpo", reinforced))
     }
     console.print(tally_table({name: one.tally for name, one in found.items()}))
+    for name, one in found.items():
+        console.print(f"{name:5} {called(one.result.samples)}")
     compared = compare_samples(found["sft"].result.samples, found["grpo"].result.samples)
     console.print(comparison_line("sft", "grpo", compared))
     console.print(f"conversations   rung rollouts {reinforced}")

@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from rung.data.examples import load_examples
-from rung.data.tokens import decode, token_policy
+from rung.data.tokens import decode, encode, token_policy
+from rung.envs.play import play
 from rung.models.small import write_small_model
 from rung.rewards.score import Attempt
 from rung.rewards.user import load_file
@@ -24,7 +25,7 @@ def script(name):
 class Unused:
     """A sampler nobody asks: prompts are rendered before it is."""
 
-    context, version = 256, 0
+    context, version = 1024, 0
 
 
 CORPORA = {
@@ -63,6 +64,34 @@ def test_an_answer_follows_exactly_what_a_sampler_s_prompt_ends_with(tmp_path, n
         assert ids[len(prompt) - 1] == asked[-1], "the token before an answer is another than the sampler's"
         answer = decode(tokenizer, ids[len(prompt) :])
         assert answer == row["messages"][-1]["content"] + tokenizer.eos_token
+
+
+def test_a_scripted_conversation_with_a_tool_is_what_a_sampler_would_have_written(tmp_path):
+    """Turn for turn, the calculator's words included, of which none is trained."""
+    module = script("tool_use")
+    environment = module.load_environment(module.SUMS, train_size=12)
+    module.write_demonstrations(environment, environment.train, tmp_path / "rows.jsonl")
+    letters = "".join(chr(c) for c in range(32, 127))
+    folder = write_small_model(tmp_path / "model", letters, layers=1, width=8, heads=1, context=1024)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    policy = token_policy(tokenizer)
+    theatre = Theatre(Unused(), environment, tokenizer, policy, Sampling())
+    examples = load_examples([str(tmp_path / "rows.jsonl")], tokenizer, max_length=1024).examples
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    for task, line, example in zip(environment.train, lines, examples, strict=True):
+        call, result, answer = json.loads(line)["messages"][len(task.messages) :]
+        [(_, ids)] = theatre.prompts([task])
+        ids, by_model = list(ids), [False] * len(ids)
+        for message, world in ((call, [result]), (answer, [])):
+            [said] = encode(tokenizer, [message["content"] + tokenizer.eos_token])
+            ids, by_model = [*ids, *said], [*by_model, *[True] * len(said)]
+            if world:
+                heard = theatre._world_ids([*task.messages, message], world, ended=True)
+                ids, by_model = [*ids, *heard], [*by_model, *[False] * len(heard)]
+        assert example.token_ids.tolist() == ids and example.trained.tolist() == by_model
+        attempt, verdict = play(environment, task, [call["content"], answer["content"]])
+        assert verdict.value == 1 and verdict.parts["tool_calls"] == 1 and not verdict.parts["tool_errors"]
+        assert attempt.messages[1] == result
 
 
 def test_the_share_of_right_attempts_is_what_was_asked_for_and_none_is_marked():
