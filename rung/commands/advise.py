@@ -25,7 +25,7 @@ class Advise:
     """Which method for which signal: name what there is, one or several; files need not be there yet.
 
     Answers with the method, its failure and what shows it, its ceiling, command lines, and memory and time of each
-    before any weight is loaded. In a terminal, without a signal, it asks.
+    before any weight is loaded; then with what else learns from the same. In a terminal, without a signal, it asks.
     """
 
     demonstrations: str = ""
@@ -36,6 +36,8 @@ class Advise:
     """There are answers with a thumb up or down: a file of rows with completion and label."""
     verifier: str = ""
     """A program checks answers: an environment, as --env takes it, such as gsm8k:PATH or FILE.py:function."""
+    reward: str = ""
+    """There is a reward model: a folder that `rung reward` has written."""
     judge: str = ""
     """A model says which answer is better: the http address of a server, or a model."""
     teacher: str = ""
@@ -66,15 +68,21 @@ def main(settings: Advise) -> int:
     if not places and not afford and sys.stdin.isatty():
         places, afford = ask(input)
     check(settings, places)
+    if "reward" in places:
+        places["reward"] = places["reward"].removeprefix("rm:")  # as other commands take it
     advice = decide(places, afford, served=is_url(places.get("teacher", "")))
     from rung.commands.advise_plan import JUDGE_FILE, machine_of, steps_of
 
     machine = machine_of(settings.memory, settings.teraflops)
     steps = steps_of(advice.chosen, settings, places, machine)
     other = steps_of(advice.alternative, settings, places, machine) if advice.alternative else []
-    report = as_object(advice, steps, other, machine.memory)
-    judged = any(JUDGE_FILE in step.words for step in [*steps, *other])
+    further = [(row, steps_of(row, settings, places, machine)) for row in advice.further]
+    report = as_object(advice, steps, other, further, machine.memory)
+    every = [*steps, *other, *(step for _, some in further for step in some)]
+    judged = [step.words[1] for step in every if JUDGE_FILE in step.words]
     report["files"] = {JUDGE_FILE: f"judge: {places['judge']}"} if judged else {}
+    if "online-dpo" in judged:  # which asks for duels, in both orders, and not for ratings
+        report["files"][JUDGE_FILE] += "\nby: critique"
     print(json.dumps(report, indent=2) if settings.json else "\n".join(shown(report)))
     return 0
 
@@ -89,6 +97,11 @@ def check(settings: Advise, places: dict[str, str]) -> None:
         raise UserError(
             f"--judge {places['judge']} is a judge file. Write who judges: an http address or a model; the answer says "
             "what a judge file should hold."
+        )
+    if places.get("reward", "").endswith((".yaml", ".yml")) or ".py:" in places.get("reward", ""):
+        raise UserError(
+            f"--reward {places['reward']} is no folder of a reward model. A function that checks answers is a --verifier; "
+            "a judge file stands for a --judge, who is named by an http address or a model."
         )
     if places.get("teacher") == settings.model:
         raise UserError(
@@ -115,7 +128,9 @@ def yes(answer: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def as_object(advice: Advice, steps: list[Step], other: list[Step], memory: float) -> dict[str, Any]:
+def as_object(
+    advice: Advice, steps: list[Step], other: list[Step], further: list[tuple[Row, list[Step]]], memory: float
+) -> dict[str, Any]:
     from rung.pipelines.advice import OTHERWISE
 
     alternative = advice.alternative and {
@@ -126,6 +141,7 @@ def as_object(advice: Advice, steps: list[Step], other: list[Step], memory: floa
         **described(advice.chosen, steps, memory),
         "unused": {name: OTHERWISE[name] for name in advice.unused},
         "alternative": alternative,
+        "further": [described(row, some, memory) for row, some in further],
         "memory_here_gb": round(memory, 1),
     }
 
@@ -157,7 +173,7 @@ def shown(report: dict[str, Any]) -> list[str]:
         lines.append("fails    by learning too little; compare held-out losses with those of the alternative")
     lines += [f"ceiling  {report['ceiling']}", "", *plan_lines(report)]
     lines += [f"unused   {name}: {use}" for name, use in report["unused"].items()]
-    files = [f"\n{name} holds   {text}" for name, text in report["files"].items()]
+    files = [holding(*each) for each in report["files"].items()]
     other = report["alternative"]
     if other is None:
         return [*lines, "instead  nothing else learns from this alone", *files]
@@ -170,4 +186,12 @@ def shown(report: dict[str, Any]) -> list[str]:
     if other["risks_not_afforded"]:
         lines.append(f"         which --afford leaves out: {', '.join(other['risks_not_afforded'])}")
     lines += [f"           {step['command']}" for step in other["steps"]]
+    for row in report["further"]:
+        lines += ["", f"further  {row['method']}: {row['why']}"]
+        lines += [f"           {step['command']}" for step in row["steps"]]
     return [*lines, *files]
+
+
+def holding(name: str, text: str) -> str:
+    label = f"{name} holds   "
+    return "\n" + label + text.replace("\n", "\n" + " " * len(label))

@@ -1,9 +1,9 @@
 """Which method for which signal: a decision table, one row a method, the first row that fits is the advice.
 
 A row fits where every signal it needs is there and every failure it risks can be afforded. Rows stand in the order
-of preference: a verifier before a teacher before people's pairs and thumbs before a judge before demonstrations alone,
-since a signal that is checked cannot be fooled, and one that comes from a stronger model or a person can be wrong in
-ways that training finds. Within a signal the usual method stands first, then those that risk less.
+of preference: a verifier before a teacher before people's pairs and thumbs before a reward model before a judge before
+demonstrations alone, since a signal that is checked cannot be fooled, and one that comes from a stronger model or a
+person can be wrong in ways that training finds. Within a signal the usual method stands first, then those that risk less.
 
 Nothing is trained, read or measured here: `decide` is a function of two sets.
 """
@@ -20,6 +20,7 @@ SIGNALS = {
     "pairs": "rows of two answers to a prompt, one of them preferred",
     "thumbs": "rows of single answers with a thumb up or down",
     "verifier": "a program that checks an answer: an environment",
+    "reward": "a reward model that is trained already: a folder",
     "judge": "a model that says which answer is better",
     "teacher": "a stronger model with the student's tokenizer",
 }
@@ -30,6 +31,7 @@ OTHERWISE = {
     "pairs": "a stage of rung dpo afterwards, or a reward model that ranks answers (rung reward, rung bestofn)",
     "thumbs": "a stage of rung kto afterwards, or held out, to see whether what people like got likelier",
     "verifier": "to measure, before and after: rung eval START RUN --env ENV",
+    "reward": "to rank answers or rows: rung bestofn, rung score",
     "judge": "to measure: rung eval winrate",
     "teacher": "to measure against: rung eval RUN TEACHER",
 }
@@ -94,8 +96,17 @@ STEPS = {
     "ppo": "ppo --model {start} --env rows:{prompts} --reward rm:{out}/reward --critic.start {out}/reward "
            "--missing-end-penalty 1 --out {out}/ppo",
     "best-of-n": "bestofn {start} --file {prompts} --reward {out}/reward --samples 16 --out {out}/best",
+    "ppo, scored": "ppo --model {start} --env rows:{prompts} --reward rm:{reward} --critic.start {reward} "
+                   "--missing-end-penalty 1 --out {out}/ppo",
+    "best, scored": "bestofn {start} --file {prompts} --reward {reward} --samples 16 --out {out}/best",
     "grpo": "grpo --model {start} --env {verifier} --eval-every 10 --out {out}/grpo",
     "dapo": "rl --method dapo --model {start} --env {verifier} --eval-every 10 --out {out}/dapo",
+    "online": "online-dpo --model {start} --env {verifier} --eval-every 10 --out {out}/online",
+    "online, own": "online-dpo --model {start} --env rows:{prompts} --reward rm:{out}/reward "
+                   "--missing-end-penalty 1 --out {out}/online",
+    "online, scored": "online-dpo --model {start} --env rows:{prompts} --reward rm:{reward} "
+                      "--missing-end-penalty 1 --out {out}/online",
+    "online, judged": "online-dpo --model {start} --env rows:{prompts} --reward {judge_file} --out {out}/online",
     "rft": "rft --model {start} --env {verifier} --out {out}/rft",
     "own": "sft --model {start} --data {out}/rft/demonstrations.jsonl --out {out}/own",
     "own, mixed": "sft --model {start} --data {out}/rft/demonstrations.jsonl:0.9 {demonstrations}:0.1 --out {out}/own",
@@ -148,6 +159,8 @@ TABLE = (
         "pass@k", "grpo", "the answers are the model's own and each is checked"),
     row("DAPO", "verifier", "sampling",
         "pass@k", "dapo", "as GRPO, with a wider upper clip that lets rare tokens grow, and only groups that differ"),
+    row("online DPO", "verifier", "sampling displacement",
+        "pass@k", "online", "the best and the worst of its own answers are a pair; where they tie nothing is learnt"),
     row("SFT on a teacher's checked answers", "verifier teacher", "forgetting",
         "teacher", "ask, checked > taught", "the teacher is asked once, and only what the verifier accepts is learnt"),
     row("rejection sampling, mixed", "verifier demonstrations", "forgetting",
@@ -170,14 +183,24 @@ TABLE = (
         "coverage", "ipo", "as DPO towards a fixed margin, so that sure pairs do not drive the policy without end"),
     row("RLHF", "pairs", "sampling over-optimisation",
         "proxy", "reward > ppo", "a reward model of the pairs judges what the policy writes now, not what was collected"),
+    row("online DPO by a reward model", "pairs", "sampling displacement over-optimisation",
+        "proxy", "reward > online, own", "as RLHF, but the better of two own answers is learnt at once, without a critic"),
     row("KTO after SFT", "thumbs demonstrations", "over-optimisation forgetting",
         "thumbs", "sft > kto", "demonstrations first; then each answer with its thumb counts alone"),
     row("KTO", "thumbs", "over-optimisation",
         "thumbs", "kto", "each answer counts alone, so no two answers to one prompt are needed"),
     row("best of n by a reward model", "thumbs", "sampling over-optimisation",
         "proxy", "outcome > best-of-n", "no weight of the policy changes; the cost is paid with every answer"),
+    row("PPO on a reward model", "reward", "sampling over-optimisation",
+        "proxy", "ppo, scored", "the reward model judges what the policy writes now, and a critic says what to expect"),
+    row("online DPO on a reward model", "reward", "sampling displacement over-optimisation",
+        "proxy", "online, scored", "the better of two own answers is learnt at once, without a critic (2402.04792)"),
+    row("best of n by the reward model", "reward", "sampling over-optimisation",
+        "proxy", "best, scored", "no weight of the policy changes; the cost is paid with every answer"),
     row("RLAIF: DPO on a judge's pairs", "judge", "displacement over-optimisation",
         "judge", "label > labelled", "the judge is asked once for each pair, then training is offline"),
+    row("online DPO with a judge", "judge", "sampling displacement over-optimisation",
+        "judge", "online, judged", "the judge compares what the policy writes now: the pairs keep up with it (2402.04792)"),
     row("GRPO with a judge", "judge", "sampling over-optimisation entropy-collapse",
         "judge", "judged", "the judge grades what the policy writes now"),
     row("SFT on revised answers", "judge", "forgetting",
@@ -195,6 +218,7 @@ class Advice:
     alternative: Row | None
     extra_risks: frozenset[str]  # failures of the alternative that were not said to be affordable
     unused: tuple[str, ...]  # signals that the method does not learn from
+    further: tuple[Row, ...] = ()  # what else these failures and no other signals than the method's allow
 
 
 def decide(signals: Collection[str], afford: Collection[str] = (), *, served: bool = False) -> Advice:
@@ -213,7 +237,8 @@ def decide(signals: Collection[str], afford: Collection[str] = (), *, served: bo
     others = [row for row in fitting[1:] + possible if row is not chosen]
     other = others[0] if others else None
     unused = tuple(name for name in SIGNALS if name in signals and name not in chosen.needs)
-    return Advice(chosen, other, other.risks - allowed if other else frozenset(), unused)
+    further = tuple(row for row in fitting[1:] if row is not other and row.needs <= chosen.needs)
+    return Advice(chosen, other, other.risks - allowed if other else frozenset(), unused, further)
 
 
 def check(signals: Collection[str], afford: Collection[str]) -> None:

@@ -14,7 +14,7 @@ Memory, in bytes, of P weights of which T are trained, b bytes each (2 in bf16 a
     head         one chunk of C <= 2^26 / V logits, b C V, and the head's gradient, 4 V D + b V D
     reference    a frozen copy of the start, where the loss or the reward asks for one        b P
     teacher      its weights, where it is asked live and is no server                         b P of the teacher
-    critic       of PPO, where it has a trunk of its own: as much again as the policy
+    critic       of PPO, where it has a trunk of its own: as much again as the policy; with a cost, twice that
     sampling     keys and values of S slots of T tokens, 2 b S T K d a layer; the linear layers once more in the layout
                  of the processor's product, b P on a CPU in bf16; S logits and the float32 work on them
     loading      the checkpoint's own tensors while the masters are filled from them
@@ -33,11 +33,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rung.endpoint import is_url
 from rung.models.config import DecoderConfig
 from rung.models.flops import training_flops
+from rung.settings_online_dpo import OnlineDpo
+
+if TYPE_CHECKING:
+    from rung.advantages.recipes import Recipe
 
 BASE = 0.42e9  # resident after importing torch, transformers and pyarrow, measured
 CHUNK_ELEMENTS = 2**26  # logits of the head at once (kernels/linear_logprob_torch.py)
@@ -263,18 +267,17 @@ def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None, teac
     """Rounds of sampling and updates, on the same weights in turns."""
     size = size_of(settings, model)
     state = trained_state(size, settings) | asked_live(settings, teacher)
-    if hasattr(settings, "teacher"):
-        from rung.pipelines.distill_on_policy import recipe_for as recipe_of
-    else:
-        from rung.pipelines.recipe import recipe_of
-    recipe = recipe_of(settings)
-    if recipe.needs_reference and not hasattr(settings, "teacher"):  # which is the reference there
+    recipe, reference = rounds_of(settings)
+    if reference:
         state["reference"] = float(size.bytes * size.total)
-    if settings.reward.startswith("rm:"):
-        state["reward model"] = float(size.bytes * size.total)  # taken to be as large as the policy
-    own_critic = hasattr(settings, "critic") and settings.critic.trunk == "own"
-    if own_critic:
-        state["critic"] = sum(trained_state(size, settings).values()) - state["program"]
+    cost = settings.cost.reward if hasattr(settings, "cost") else ""
+    scored = [spec for spec in (settings.reward, cost) if spec.startswith("rm:")]
+    if scored:  # each taken to be as large as the policy
+        state["reward model"] = float(size.bytes * size.total * sum(len(s.split(",")) for s in scored))
+    own = hasattr(settings, "critic") and settings.critic.trunk == "own"
+    critics = own * (1 + bool(cost))
+    if critics:
+        state["critic"] = critics * (sum(trained_state(size, settings).values()) - state["program"])
     answers = settings.prompts * recipe.group_size
     length = PROMPT + settings.max_tokens
     rows = min(settings.slots, max(answers, settings.test_tasks if settings.eval_every else 0))
@@ -285,7 +288,7 @@ def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None, teac
     shared = settings.prompts * PROMPT if settings.share_prompts else answers * PROMPT
     tokens = min(settings.micro_tokens, shared + answers * settings.max_tokens)
     training = state | {
-        "activations": size.activations(tokens, settings.recompute) * (1 + own_critic),
+        "activations": size.activations(tokens, settings.recompute) * (1 + critics),
         "head": size.head(tokens),
     }
     phases = in_gb({"sampling": sampling, "training": training})
@@ -293,9 +296,26 @@ def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None, teac
         return Plan(phases)
     written = settings.rounds * answers * settings.max_tokens
     learning = training_flops(model, written + settings.rounds * shared, written, length) * settings.epochs
-    learning *= 1 + own_critic
+    learning *= 1 + critics
     seconds = learning / (rates.matrix * rates.training) + decoding_seconds(size, written, rows, rates)
     return Plan(phases, seconds, remark="at most: as if every answer were max_tokens long")
+
+
+def rounds_of(settings: Any) -> tuple[Recipe, bool]:
+    """The recipe of a command that samples, and whether a frozen copy of the start stands beside the policy."""
+    if hasattr(settings, "teacher"):  # which is the reference there
+        from rung.pipelines import distill_on_policy
+
+        return distill_on_policy.recipe_for(settings), False
+    if isinstance(settings, OnlineDpo):
+        from rung.pipelines import online_dpo
+        from rung.pipelines.preference import REFERENCE_FREE
+
+        return online_dpo.recipe_for(settings), settings.method not in REFERENCE_FREE
+    from rung.pipelines.recipe import recipe_of
+
+    recipe = recipe_of(settings)
+    return recipe, recipe.needs_reference
 
 
 def sampling_only(settings: Any, model: DecoderConfig, rates: Rates | None) -> Plan:

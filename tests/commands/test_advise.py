@@ -12,10 +12,12 @@ from rung.cli import status
 from rung.commands import advise, advise_plan
 from rung.commands.advise import Advise, ask
 from rung.commands.advise_plan import Machine, Step, read, steps_of
+from rung.config import parse
 from rung.errors import UserError
 from rung.models.config import DecoderConfig
 from rung.pipelines.advice import SIGNALS, TABLE
 from rung.pipelines.plan import Rates, plan
+from rung.settings_judge import JudgeReward
 
 SMOLLM2 = dict(
     model_type="llama", vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
@@ -30,7 +32,7 @@ LARGE = SMOLLM2 | dict(
 )
 PLACES = {
     "demonstrations": "my rows.jsonl", "pairs": "pairs.jsonl", "thumbs": "thumbs.jsonl", "verifier": "gsm8k:data",
-    "judge": "http://127.0.0.1:1/v1", "teacher": "large",
+    "reward": "rm", "judge": "http://127.0.0.1:1/v1", "teacher": "large",
 }  # fmt: skip
 ROOMY = Machine(100.0, Rates(1e12))
 
@@ -181,6 +183,50 @@ def test_a_judge_file_is_shown_where_a_line_names_one(capsys):
     assert "holds" not in run(capsys, "--pairs", "p")
 
 
+def test_a_judge_of_pairs_is_asked_for_duels(capsys, tmp_path):
+    """Online DPO learns from comparisons; the file that its line names must say so, and be a judge file."""
+    found = json.loads(run(capsys, "--judge", "http://x/v1", "--json"))
+    assert found["alternative"]["method"] == "online DPO with a judge"
+    [step] = found["alternative"]["steps"]
+    assert step["command"] == (
+        "rung online-dpo --model smollm2-135m --env rows:prompts.jsonl --reward judge.yaml --out runs/online"
+    )
+    file = tmp_path / "judge.yaml"
+    file.write_text(found["files"]["judge.yaml"])
+    given = parse(JudgeReward, ["--config", str(file)], "judge file")
+    assert (given.judge, given.by) == ("http://x/v1", "critique")
+    graded = json.loads(
+        run(capsys, "--judge", "x", "--json", "--afford", "sampling", "over-optimisation", "entropy-collapse")
+    )
+    assert graded["method"] == "GRPO with a judge" and graded["files"] == {"judge.yaml": "judge: x"}
+    assert "judge.yaml holds   judge: http://x/v1\n                   by: critique" in run(
+        capsys, "--judge", "http://x/v1"
+    )
+
+
+def test_a_plan_stands_beside_every_answer_and_holds_what_online_dpo_holds(capsys):
+    found = json.loads(run(capsys, "--reward", "rm:runs/rm", "--json"))
+    assert (found["method"], found["learns_from"]) == ("PPO on a reward model", ["reward"])
+    assert "--reward rm:runs/rm --critic.start runs/rm" in found["steps"][0]["command"]
+    online = found["alternative"]["steps"][0]
+    assert "rung online-dpo" in online["command"] and "--reward rm:runs/rm " in online["command"]
+    training = online["phases_gb"]["training"]
+    assert (
+        training["reference"] == training["reward model"] == training["weights"] and "critic" not in training
+    )
+    assert online["seconds"] > 0 and online["remark"].startswith("at most")
+
+
+def test_what_else_learns_from_the_same_is_named_with_its_lines(capsys):
+    found = json.loads(run(capsys, "--pairs", "p.jsonl", "--json"))
+    text = run(capsys, "--pairs", "p.jsonl")
+    assert [row["method"] for row in found["further"]] == ["IPO", "RLHF", "online DPO by a reward model"]
+    for row in found["further"]:
+        assert f"further  {row['method']}: {row['why']}" in text
+        for step in row["steps"]:
+            assert step["command"] in text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -190,6 +236,8 @@ def test_a_judge_file_is_shown_where_a_line_names_one(capsys):
         (("--pairs", "p", "--afford", "none", "sampling"), "none and sampling"),
         (("--pairs", "p", "--afford", "forgeting"), "forgetting"),
         (("--judge", "judge.yaml"), "is a judge file"),
+        (("--reward", "judge.yaml"), "is no folder of a reward model"),
+        (("--reward", "score.py:kind"), "is a --verifier"),
         (("--teacher", "smollm2-135m"), "from itself is 0"),
         (("--pairs", "p", "--memory", "-1"), "--memory is -1"),
         (("--pairs", "p", "--teraflops", "nan"), "--teraflops is nan"),
@@ -202,7 +250,7 @@ def test_what_cannot_be_answered_is_an_error(capsys, words, message):
 
 
 def test_questions_give_what_flags_give():
-    answers = iter(["", "p.jsonl ", "", "", "", "", "y", "", "YES", "", "n", "no"])
+    answers = iter(["", "p.jsonl ", "", "", "", "", "", "y", "", "YES", "", "n", "no"])
     places, afford = ask(lambda question: next(answers))
     assert places == {"pairs": "p.jsonl"}
     assert afford == ("forgetting", "entropy-collapse", "mode-collapse", "sampling")
@@ -210,7 +258,7 @@ def test_questions_give_what_flags_give():
 
 
 def test_nothing_afforded_and_nothing_there():
-    answers = iter(["d.jsonl", *[""] * 5, *["y"] * 6])
+    answers = iter(["d.jsonl", *[""] * 6, *["y"] * 6])
     assert ask(lambda question: next(answers)) == ({"demonstrations": "d.jsonl"}, ("none",))
     assert ask(lambda question: "") == ({}, ())
 

@@ -138,6 +138,29 @@ def test_a_critic_of_its_own_costs_a_policy_more_and_a_shared_one_nothing():
     assert shared["reference"] * 1e9 == 2 * Size(config(TINY), 2, True).total
 
 
+def test_a_cost_has_a_critic_of_its_own_too_and_every_reward_model_its_weights():
+    words = ("--env", "arithmetic", "--reward", "rm:a,b")
+    plain = plan("ppo", settings("ppo", *words), config(TINY)).phases["training"]
+    words = (*words, "--cost.reward", "rm:c")
+    costly = plan("ppo", settings("ppo", *words), config(TINY)).phases["training"]
+    assert costly["critic"] == pytest.approx(2 * plain["critic"])
+    assert costly["activations"] == pytest.approx(1.5 * plain["activations"])
+    weights = 2 * Size(config(TINY), 2, True).total
+    assert plain["reward model"] * 1e9 == 2 * weights and costly["reward model"] * 1e9 == 3 * weights
+    shared = plan("ppo", settings("ppo", *words, "--critic.trunk", "shared"), config(TINY)).phases["training"]
+    assert "critic" not in shared
+
+
+def test_online_dpo_holds_the_start_where_its_loss_asks_for_it():
+    words, rates = ("--env", "arithmetic", "--prompts", "4"), Rates(1e9)
+    dpo = plan("online-dpo", settings("online-dpo", *words), config(TINY), rates=rates)
+    simpo = plan("online-dpo", settings("online-dpo", *words, "--method", "simpo"), config(TINY), rates=rates)
+    assert dpo.phases["training"]["reference"] * 1e9 == 2 * Size(config(TINY), 2, True).total
+    assert "reference" not in simpo.phases["training"] and dpo.seconds == simpo.seconds
+    pairs = plan("grpo", settings("grpo", *words, "--group", "2"), config(TINY), rates=rates)
+    assert simpo.phases == pairs.phases and simpo.seconds == pairs.seconds  # two answers to each task
+
+
 def test_time_is_work_over_speed():
     rates = Rates(matrix=1e9, training=0.5, memory=1e9, sampling=0.1)
     rows, c = Rows(10, 1000), config(TINY)
