@@ -62,6 +62,11 @@ class Preference:
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-6))
     lora: Lora = field(default_factory=Lora)
 
+    @property
+    def soft(self) -> bool:
+        """Whether the rows say how sure they are of their preference, and the loss goes by it."""
+        return False
+
 
 DpoMethod = method_settings("rung.methods.dpo", "dpo")
 IpoMethod = method_settings("rung.methods.ipo", "ipo")
@@ -80,6 +85,10 @@ class Dpo(Preference):
     """Direct preference optimisation: the chosen answer gains more on the start than the rejected one."""
 
     method: DpoMethod = field(default_factory=DpoMethod)  # type: ignore[valid-type]
+
+    @property
+    def soft(self) -> bool:
+        return self.method.soft  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

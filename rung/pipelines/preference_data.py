@@ -79,7 +79,7 @@ def read(settings: Preference, specs: tuple[str, ...], judged: bool) -> Rows:
         data = load_feedback(specs, **options)
         return Rows(data.feedback, data.sizes, data.weights, data.digest)
     pairs = load_pairs(specs, **options)
-    if not getattr(getattr(settings, "method", None), "soft", False):
+    if not settings.soft:
         return Rows(pairs.pairs, pairs.sizes, pairs.weights, pairs.digest)
     chances = read_probabilities(specs)
     soft = [with_column(pair, PROBABILITY, *[chances[pair.chosen.origin]] * 2) for pair in pairs.pairs]
