@@ -50,15 +50,22 @@ class Worlds:
 
     def grade(self, task: Task, after: Messages, grade: Callable[[Any], Any]) -> Any:
         """Something about the world in which a conversation ended, which is then closed."""
-        world = self.take(task, tuple(model_turns(after)), after)
+        turns = tuple(model_turns(after))
+        world = self.popped(task, turns)
+        if world is None and (world := self.popped(task, turns[:-1])) is not None:
+            world.say(turns[-1])  # nobody asked for a reply to it: the turns had run out
+        world = world if world is not None else self.replayed(task, turns, after)
         result = grade(world)
         world.close()
         return result
 
     def take(self, task: Task, turns: tuple[str, ...], after: Messages) -> Any:
-        with self.lock:
-            world = self.kept.pop((task.key, turns), None)
+        world = self.popped(task, turns)
         return world if world is not None else self.replayed(task, turns, after)
+
+    def popped(self, task: Task, turns: tuple[str, ...]) -> Any:
+        with self.lock:
+            return self.kept.pop((task.key, turns), None)
 
     def keep(self, task: Task, turns: tuple[str, ...], world: World) -> None:
         with self.lock:

@@ -94,6 +94,17 @@ def test_each_turn_is_one_step_and_every_world_is_closed(made):
     assert (world.opened, world.steps, world.closed) == (1, 4, 1)
 
 
+def test_an_episode_cut_by_the_turn_limit_is_graded_in_the_world_it_was_played_in(made):
+    world, environment = made
+    environment = replace(environment, max_turns=3)
+    task = environment.train[1]
+    world.opened = world.steps = world.closed = 0
+    attempt, verdict = play(environment, task, ["1", "1", "1", "1"])
+    assert (world.opened, world.steps, world.closed) == (1, 3, 1) and verdict.parts == {"steps": 3}
+    assert environment.reward(attempt) == verdict  # replayed, now that its world is closed
+    assert (world.opened, world.steps, world.closed) == (2, 6, 2)
+
+
 def test_rollouts_of_one_task_that_begin_alike_do_not_share_a_world(made):
     _, environment = made
     task = environment.train[2]

@@ -40,6 +40,13 @@ def test_several_calls_keep_their_order_and_the_text_beside_them():
     assert parse(llama).calls == (Call("a", {}), Call("b", {"x": 1}))
 
 
+def test_the_text_before_a_python_tag_is_said_and_that_of_a_bare_call_is_none():
+    turn = parse('I compute. <|python_tag|>{"name": "a", "parameters": {}}')
+    assert turn.text == "I compute." and turn.calls == (Call("a", {}),)
+    assert parse('{"name": "a", "parameters": {}}').text == ""
+    assert parse("hidden</think> Answer: 4").text == "Answer: 4"
+
+
 def test_a_call_that_another_one_follows_before_it_ends_is_two():
     calls = parse(f'<tool_call>{{"name": "a"<tool_call>{json.dumps({"name": "b"})}</tool_call>').calls
     assert isinstance(calls[0], Broken) and calls[1] == Call("b", {})
@@ -54,6 +61,7 @@ def test_a_call_that_another_one_follows_before_it_ends_is_two():
         "{'set': 1}",
         "<think>" + ONE,  # a thought that never ends
         "<think>" + ONE + "</think>no call",
+        ONE + "</think>no call",  # the template opened the thought
     ],
 )
 def test_texts_without_a_call_have_none(text):

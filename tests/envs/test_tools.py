@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,8 @@ from rung.envs.load import load_environment
 from rung.envs.play import play
 from rung.envs.tool_calls import Broken, Call
 from rung.envs.toolbox import Index, calculator, python, search
-from rung.envs.tools import LONGEST, Tool, ToolError, answer, with_tools
+from rung.envs.tools import LONGEST, AfterTools, Tool, ToolError, answer, with_tools
+from rung.rewards.score import Score
 
 
 def call(expression: str) -> str:
@@ -102,6 +104,45 @@ def test_a_tool_that_crashes_or_shouts_does_not_end_the_run():
     )
 
 
+def test_a_result_is_cut_behind_its_beginning_and_only_where_it_is_too_long():
+    echo = Tool("echo", "", {"text": {"type": "string"}}, {}, lambda text: text)
+    whole = "ab" * (LONGEST // 2)
+    assert answer(Call("echo", {"text": whole}), {"echo": echo})["content"] == whole
+    cut = answer(Call("echo", {"text": "first" + whole}), {"echo": echo})["content"]
+    assert cut.startswith("firstab") and cut.splitlines()[0] == ("first" + whole)[:LONGEST]
+
+
+class Seen:
+    """A reward that remembers what it was asked about."""
+
+    def __init__(self, trusted):
+        self.trusted, self.answers = trusted, []
+
+    def __call__(self, attempt):
+        self.answers.append(attempt.answer)
+        return Score(1.0)
+
+
+def test_the_reward_sees_an_answer_as_it_was_said_and_without_a_call_that_came_with_it(environment):
+    reward = Seen(trusted=True)
+    seen = with_tools(replace(load_environment("arithmetic"), reward=reward), [calculator()], max_turns=2)
+    task = seen.train[0]
+    thought = "<think>\nIs it 41? </think>\n\nAnswer: 41 \n"
+    play(seen, task, [thought])
+    play(seen, task, [call("1+1"), f"Answer: 41\n{call('2+2')}"])
+    assert reward.answers == [thought, "Answer: 41"]
+    assert seen.reward.trusted and not AfterTools(Seen(trusted=False)).trusted
+
+
+def test_a_result_that_speaks_of_an_error_is_none():
+    tools = [search({"Error handling": "Error: what is written when a call fails"})]
+    made = with_tools(replace(load_environment("arithmetic"), reward=Seen(True)), tools, max_turns=2)
+    asked = '<tool_call>{"name": "search", "arguments": {"query": "handling error"}}</tool_call>'
+    attempt, verdict = play(made, made.train[0], [asked, "Answer: 1"])
+    assert "Error" in attempt.messages[1]["content"]
+    assert verdict.parts == {"tool_calls": 1, "tool_errors": 0}
+
+
 def test_python_runs_in_what_it_is_given():
     seen = []
     environment = load_environment(
@@ -138,8 +179,6 @@ def test_tools_are_explained_in_the_prompt_or_left_to_the_template():
 
 
 def test_the_system_message_of_a_task_is_kept():
-    from dataclasses import replace
-
     plain = load_environment("arithmetic", train_size=3, test_size=1)
     system = ({"role": "system", "content": "Be kind."},)
     kind = replace(plain, train=[replace(t, messages=(*system, *t.messages)) for t in plain.train])

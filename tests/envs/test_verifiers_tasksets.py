@@ -37,6 +37,8 @@ def test_the_first_fifth_is_held_out_and_sizes_are_kept():
     assert [task.key for task in environment.test] == ["sums:0", "sums:1"] and len(environment.train) == 8
     sized = from_taskset("sums", theirs.sums(), train_size=3, test_size=4)
     assert [task.key for task in sized.train] == ["sums:4", "sums:5", "sums:6"] and len(sized.test) == 4
+    nine = from_taskset("nine", theirs.of(theirs.Sum, 9))
+    assert len(nine.test) == 1 and len(nine.train) == 8
     everything = from_taskset("sums", theirs.sums(), test_size=0)
     assert len(everything.train) == 10 and not everything.test
 
@@ -146,6 +148,29 @@ def test_an_answer_that_comes_differently_again_is_no_grade():
 def test_what_is_more_than_text_is_refused_before_anything_is_played(made, says):
     with pytest.raises(UserError, match=says):
         from_taskset("mine", made())
+
+
+def test_an_environment_that_asks_on_after_the_last_turn_is_a_failure():
+    environment = from_taskset("deaf", theirs.rising(theirs.Deaf))
+    verdict = play(environment, environment.train[0], ["1", "2", "3", "4"])[1]
+    assert isinstance(verdict, Failure) and "exchange is over" in verdict.detail
+
+
+def test_hooks_of_task_and_environment_are_called_in_their_order():
+    made = theirs.rising(theirs.Silent)
+    made.taskset = theirs.of(theirs.Hooked)
+    environment = from_taskset("hooks", made)
+    verdict = play(environment, environment.train[0], ["3"])[1]
+    hooks = ["task setup", "user_closed", "task finalize", [False, True]]
+    assert made.seen == [True, hooks, True, "3"]
+    assert verdict.value == 1.5
+
+
+def test_an_episode_that_nobody_paid_has_no_score():
+    made = theirs.rising(theirs.Silent)
+    made.taskset = theirs.of(theirs.Unpaid)
+    environment = from_taskset("unpaid", made)
+    assert play(environment, environment.train[0], ["3"])[1] == Failure("invalid", "no score for the trace")
 
 
 def test_an_environment_that_never_asks_cannot_open_a_conversation():

@@ -50,6 +50,39 @@ class Rising(vf.Env[RisingConfig]):
         interaction.trace.record_reward("last", float(last), 0.1)
 
 
+class Deaf(Rising):
+    """Goes on asking after it was told that no turn is left."""
+
+    async def run(self, task, agents):
+        async with agents.player.interaction(task) as interaction:
+            await interaction.turn()
+            while True:
+                await interaction.turn("and?")
+
+
+class Hooked(Sum):
+    async def setup(self, trace, runtime):
+        trace.info["hooks"] = ["task setup"]
+
+    async def finalize(self, trace, runtime):
+        trace.info["hooks"] += [trace.stop_condition, "task finalize", [n.sampled for n in trace.nodes]]
+
+
+class Silent(Rising):
+    """Pays nothing, and lets its hooks leave a mark."""
+
+    async def setup(self, agents):
+        self.seen = [agents.player.trainable]
+
+    async def run(self, task, agents):
+        async with agents.player.interaction(task) as interaction:
+            await interaction.turn()
+
+    async def finalize(self, task, episode):
+        (trace,) = episode.traces
+        self.seen += [trace.info.get("hooks"), trace.ok, episode.task.data.answer]
+
+
 class TwoConfig(RisingConfig):
     judge: vf.AgentConfig = vf.AgentConfig()
 

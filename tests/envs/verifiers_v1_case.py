@@ -120,6 +120,7 @@ class Trace(Fields):
     nodes: list = list
     rewards: dict = dict
     metrics: dict = dict
+    info: dict = dict
     ok: bool = False
     stop_condition: str = None
 

@@ -101,3 +101,18 @@ def test_a_thought_that_never_ends_is_as_long_as_the_turn():
     with pytest.raises(UserError):
         ThinkingBudget(5, 4, (1,))
     assert math.isfinite(ThinkingBudget(0, 1, (8,))(Attempt((), "")).value)
+
+
+def test_half_a_point_is_right_and_a_margin_may_be_the_whole_length():
+    halves = Cosine(lambda _: Score(0.5), longest=100)
+    assert halves(attempt(0)) == Score(1.0, {"verifier": 0.5})
+    assert Cosine(lambda _: Score(0.49), longest=100)(attempt(0)).value == -1.0
+    whole = SoftOverlong(10, 10, penalty=2.0)
+    assert [whole(attempt(n)).value for n in (0, 5, 10, 20)] == [0, -1, -2, -2]
+
+
+def test_a_thought_that_closes_with_the_last_token_is_as_long_as_what_stands_before():
+    reward = ThinkingBudget(least=2, most=4, closing=(8, 9))
+    assert reward(Attempt((), "t", token_ids=(1, 2, 3, 8, 9))).parts == {"tokens": 3.0, "within": 1.0}
+    assert reward(Attempt((), "t", token_ids=(1, 8, 2, 3, 9, 8))).parts == {"tokens": 6.0, "within": 0.0}
+    assert reward(Attempt((), "t", token_ids=(8, 9))).parts["tokens"] == 0.0

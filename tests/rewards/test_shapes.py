@@ -87,3 +87,17 @@ def test_answering_pays_exactly_where_the_chance_is_above_tau(tau, p):
 def test_all_of_them_can_be_sent_to_a_worker():
     for reward in (ThinkFormat(), Repetition(), AnswerOrSilence(Exact())):
         assert pickle.loads(pickle.dumps(reward)) == reward
+
+
+def test_what_follows_the_answer_is_not_clean_and_a_tag_closed_twice_is_none():
+    kept = "<think>a</think><answer>b</answer>"
+    for text in (f"{kept} and more", f"more {kept}", "<think>a</think> more <answer>b</answer>"):
+        assert ThinkFormat()(Attempt((), text)).parts["clean"] == 0.0
+    assert ThinkFormat()(Attempt((), f"{kept}\n")).value == 1.0
+    twice = ThinkFormat()(Attempt((), "<think>a</think></think><answer>b</answer>"))
+    assert twice.parts == {"think": 0.0, "answer": 1.0, "order": 0.0, "clean": 0.0}
+
+
+def test_repetition_of_tokens_in_an_attempt_that_said_nothing_is_none():
+    assert Repetition(2, of="tokens")(Attempt((), "")).value == 0.0
+    assert isinstance(Repetition(2, of="tokens")(Attempt((), "said")), Failure)
