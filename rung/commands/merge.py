@@ -117,7 +117,6 @@ def main(settings: Merge) -> int:
     import torch
 
     from rung.pipelines.merge import merge, plan
-    from rung.pipelines.merge_measure import compare_perplexity
     from rung.pipelines.merge_methods import method_named
 
     method = method_named(settings.method, settings.models, settings.base, options)
@@ -128,6 +127,8 @@ def main(settings: Merge) -> int:
 
     def check(folder: Path) -> None:
         if settings.perplexity:
+            from rung.pipelines.merge_measure import compare_perplexity  # seconds of imports
+
             table.append(compare_perplexity(folder, names, settings.text))
 
     lineage = {"method": settings.method, **options}

@@ -14,6 +14,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from rung.models.folder import (
 )
 from rung.models.hub import load_tokenizer, resolve
 from rung.models.stream import Stored, stored_digest, stored_tensors, write_stream
+from rung.models.tokens import tokens_in
 from rung.publish import publish, sweep
 
 BLOCK = (
@@ -61,13 +64,12 @@ class Parent:
     @classmethod
     def open(cls, name: str) -> Parent:
         path = resolve(name)
-        config, tokenizer = read_config(path), load_tokenizer(name)
+        config, (vocabulary, chat) = read_config(path), tokens_in(path)
         tensors = {n: one for n, one in stored_tensors(path).items() if not DERIVED.search(n)}
         if config.get("tie_word_embeddings") and HEAD in tensors:
             must_repeat(path, tensors)
             del tensors[HEAD]
-        chat = bool(tokenizer.chat_template)
-        return cls(name, path, config, tensors, tokenizer.get_vocab(), chat)
+        return cls(name, path, config, tensors, vocabulary, chat)
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,12 @@ def write_merge(plan: Plan, method: Method, folder: Path, seed: int = 0) -> None
         for file in reference.path.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
-    tokenizer = load_tokenizer(str(folder))
-    generation = read_generation_config(reference.path) or special_tokens(reference.config, tokenizer)
-    write_json(folder / "generation_config.json", generation)
-    must_be_whole(folder, tokenizer, plan)
+    generation = read_generation_config(reference.path)
+    write_json(
+        folder / "generation_config.json",
+        generation or special_tokens(reference.config, load_tokenizer(str(folder))),
+    )
+    must_be_whole(folder, plan)
 
 
 def merge(
@@ -170,12 +174,22 @@ def merge(
     sweep(
         out.parent, name=out.name
     )  # what a killed merge left; its neighbours may be written on other machines
-    with publish(out, size=size_of(plan)) as folder:
+    with publish(out, size=size_of(plan)) as folder, digests_of(plan.parents) as digests:
         write_merge(plan, method, folder, seed)
-        parents = [{"name": p.name, "digest": stored_digest(p.path)} for p in plan.parents]
+        parents = [{"name": p.name, "digest": d} for p, d in zip(plan.parents, digests, strict=True)]
         write_json(folder / "lineage.json", {**lineage, "seed": seed, "parents": parents})
         if check is not None:
             check(folder)
+
+
+@contextmanager
+def digests_of(parents: Sequence[Parent]) -> Iterator[Iterator[str]]:
+    """One after another, beside the merge; when that fails, those not begun are dropped."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield pool.map(stored_digest, [parent.path for parent in parents])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def size_of(plan: Plan) -> int:
@@ -210,11 +224,15 @@ def different_architecture(parent: Parent, reference: Parent) -> list[str]:
     mine, theirs = parent.config, reference.config
     if mine["model_type"] != theirs["model_type"]:
         return [f"a {mine['model_type']} model and a {theirs['model_type']} model"]
-    if not (supported(mine) and supported(theirs)):
+    if shape_of(mine) == shape_of(theirs) or not (supported(mine) and supported(theirs)):
         return []
     one, other = (asdict(DecoderConfig.from_hf(config)) for config in (mine, theirs))
     differing = [key for key in one if key not in ("hf", "vocabulary", "context") and one[key] != other[key]]
     return [f"{key} is {short(one[key])} and {short(other[key])}" for key in differing]
+
+
+def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype", "transformers_version")}
 
 
 def short(value: Any) -> str:
@@ -311,13 +329,15 @@ def not_finite(plan: Plan, name: str, dtype: torch.dtype) -> None:
     )
 
 
-def must_be_whole(folder: Path, tokenizer: Any, plan: Plan) -> None:
+def must_be_whole(folder: Path, plan: Plan) -> None:
     """Read back: the tensors the config promises, a tied head written once, the reference's tokenizer."""
     written = {name: (one.dtype, one.shape) for name, one in stored_tensors(folder).items()}
     assert written == plan.layout(), "a tensor was not written as planned"
     assert not (plan.reference.config.get("tie_word_embeddings") and HEAD in written)
-    assert tokenizer.get_vocab() == plan.reference.vocabulary, "the tokenizer was not copied whole"
-    check_vocabulary(tokenizer, plan.reference.config)
+    tokens, _ = tokens_in(folder)
+    assert tokens == plan.reference.vocabulary, "the tokenizer was not copied whole"
+    if max(tokens.values()) >= plan.reference.config["vocab_size"]:
+        check_vocabulary(load_tokenizer(str(folder)), plan.reference.config)
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

@@ -233,6 +233,16 @@ def test_memory_stays_under_a_third_of_one_tensor(tmp_path, folders, name):
     assert int(done.stdout) < largest / 3
 
 
+def test_a_merge_that_measures_nothing_does_without_transformers(tmp_path, folders):
+    """Its import takes longer than the merge of a small model."""
+    code = (
+        "import sys; from rung.cli import status; print(status(sys.argv[1:]), 'transformers' in sys.modules)"
+    )
+    words = ["merge", str(folders["a"]), str(folders["b"]), "--no-perplexity", "--out", str(tmp_path / "m")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 False"
+
+
 # ---- what is refused ----
 
 
