@@ -51,10 +51,10 @@ class Worlds:
     def grade(self, task: Task, after: Messages, grade: Callable[[Any], Any]) -> Any:
         """Something about the world in which a conversation ended, which is then closed."""
         turns = tuple(model_turns(after))
-        world = self.popped(task, turns)
-        if world is None and (world := self.popped(task, turns[:-1])) is not None:
-            world.say(turns[-1])  # nobody asked for a reply to it: the turns had run out
-        world = world if world is not None else self.replayed(task, turns, after)
+        world, before = self.popped(task, turns), None
+        if world is None and (before := self.popped(task, turns[:-1])) is not None:
+            before.say(turns[-1])  # nobody asked for a reply to it: the turns had run out
+        world = world or before or self.replayed(task, turns, after)
         result = grade(world)
         world.close()
         return result
