@@ -129,6 +129,10 @@ class Rl:
     """What samples: rung's engine on the trainer's own weights, transformers, or vLLM in a process of its own."""
     vllm_python: str = ""
     """The Python that vLLM is installed for; by default .venv-vllm/bin/python, else the running one."""
+    vllm_cache_gb: float | None = None
+    """Memory for vLLM's keys and values; null is 2 GB on a CPU, and on a GPU most of what there is, as vLLM has it."""
+    vllm_seconds: float | None = None
+    """How long vLLM may say nothing, its start included, before it counts as hung; null is ten minutes."""
     slots: int = 64
     """Answers sampled at once."""
     staleness: int = 0

@@ -25,8 +25,10 @@ from rung.models.fingerprint import fingerprint
 from rung.pipelines.setup import Subject
 from rung.rollouts.engine import Engine
 from rung.rollouts.hf import HfSampler, open_with_transformers, sampler_for
-from rung.rollouts.vllm import VllmSampler
+from rung.rollouts.vllm import SILENCE_SECONDS, VllmSampler
 from rung.settings_rl import Rl
+
+CPU_CACHE_GB = 2.0  # for vLLM beside a trainer: 64 conversations of 1,300 tokens of SmolLM2-135M
 
 TrainingSampler = Engine | HfSampler | VllmSampler
 
@@ -52,11 +54,19 @@ def check_sampler(settings: Rl, model: Model, *, needs_entropy: str) -> None:
         raise UserError(
             "--sampler vllm is for one process: each rank would start a vLLM of its own. Start it without torchrun."
         )
-    if settings.vllm_python and settings.sampler != "vllm":
-        raise UserError(
-            f"--vllm-python {settings.vllm_python} changes nothing with --sampler {settings.sampler}. "
-            "Leave it out or write --sampler vllm."
-        )
+    given = {
+        "--vllm-python": settings.vllm_python or None,
+        "--vllm-cache-gb": settings.vllm_cache_gb,
+        "--vllm-seconds": settings.vllm_seconds,
+    }
+    for option, value in given.items():
+        if value is not None and settings.sampler != "vllm":
+            raise UserError(
+                f"{option} {value} changes nothing with --sampler {settings.sampler}. "
+                "Leave it out or write --sampler vllm."
+            )
+        if not isinstance(value, str | None) and value <= 0:
+            raise UserError(f"{option} is {value}; give more than 0, or leave it out.")
 
 
 @contextmanager
@@ -72,9 +82,14 @@ def opened_sampler(settings: Rl, subject: Subject, model: Model) -> Iterator[Tra
 
 def open_sampler(settings: Rl, subject: Subject, model: Model) -> TrainingSampler:
     if settings.sampler == "vllm":
+        # On a CPU vLLM would compile for minutes, on the trainer's cores, warm up on a full batch, and take nine
+        # tenths of the machine's memory. Eager with a cache of known size it does none of that.
+        on_cpu = subject.device.type == "cpu"
         return VllmSampler(
             settings.model, python=settings.vllm_python or None, dtype=subject.dtype, slots=settings.slots,
-            max_length=settings.max_length,
+            max_length=settings.max_length, eager=on_cpu,
+            cache_gb=settings.vllm_cache_gb or (CPU_CACHE_GB if on_cpu else None),
+            seconds=settings.vllm_seconds or SILENCE_SECONDS,
         )  # fmt: skip
     if settings.sampler == "hf" and isinstance(model, Decoder):
         model = open_with_transformers(settings.model, subject.dtype, subject.device).requires_grad_(False)

@@ -38,6 +38,7 @@ from rung.rollouts.vllm_process import WorkerProcess
 WORKER = Path(__file__).parent / "vllm_worker" / "serve.py"
 USUAL_PYTHON = Path(".venv-vllm/bin/python")
 KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+SILENCE_SECONDS = 600.0
 LOST = ("lora_A", "lora_B")
 
 
@@ -59,7 +60,7 @@ class VllmSampler:
         max_length: int | None = None,
         cache_gb: float | None = None,
         eager: bool = False,
-        seconds: float = 600.0,
+        seconds: float = SILENCE_SECONDS,
     ):
         self.dtype, self.slots = dtype, slots
         folder = resolve(str(model))

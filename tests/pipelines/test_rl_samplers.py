@@ -1,6 +1,7 @@
 """`rung rl --sampler`: the same run whatever samples, under the weights that train, and what is refused."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from rung.cli import status
 from rung.errors import UserError
 from rung.models.fingerprint import fingerprint
 from rung.models.load import load_model
+from rung.pipelines import sampler
 from rung.rollouts.hf import HfSampler, open_with_transformers
+from rung.settings_rl import Rl
 
 LEARNS = {"rounds": 3, "optimizer__learning_rate": 0.02, "save_every": 1, "max_tokens": 12}
 
@@ -147,6 +150,9 @@ REFUSED = [
     ({"sampler": "vllm", "method": "entropy_shaped"}, "--method entropy_shaped gives credit by the entropy"),
     ({"sampler": "vllm", "vllm_python": "/nowhere/python"}, "There is no Python at /nowhere/python"),
     ({"vllm_python": "/nowhere/python"}, "changes nothing with --sampler engine"),
+    ({"vllm_cache_gb": 3.0}, "--vllm-cache-gb 3.0 changes nothing with --sampler engine"),
+    ({"vllm_seconds": 3.0, "sampler": "hf"}, "--vllm-seconds 3.0 changes nothing with --sampler hf"),
+    ({"vllm_seconds": 0.0, "sampler": "vllm"}, "--vllm-seconds is 0.0; give more than 0"),
     ({"loss__ratio_from": "sampler", "loss__correction": "tis"}, "twice"),
     ({"method": "rloo", "loss__ratio_from": "sampler"}, "--loss.ratio-from sampler changes nothing"),
 ]  # fmt: skip
@@ -157,3 +163,24 @@ def test_what_a_sampler_cannot_do_is_refused(tiny_folder, tmp_path, options, say
     assert status(words(tiny_folder, tmp_path / "run", **options)) == 2
     assert says in " ".join(capsys.readouterr().err.split()).replace("- ", "-")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "eager", "cache_gb", "seconds"),
+    [
+        ("cpu", {}, True, 2.0, 600.0),
+        ("cpu", {"vllm_cache_gb": 0.5, "vllm_seconds": 1800.0}, True, 0.5, 1800.0),
+        ("cuda", {}, False, None, 600.0),
+        ("cuda", {"vllm_cache_gb": 20.0}, False, 20.0, 600.0),
+    ],
+)
+def test_vllm_on_a_cpu_neither_compiles_nor_takes_the_machine_s_memory(
+    monkeypatch, device, given, eager, cache_gb, seconds
+):
+    seen = []
+    monkeypatch.setattr(sampler, "VllmSampler", lambda model, **options: seen.append(options))
+    subject = SimpleNamespace(device=torch.device(device), dtype=torch.bfloat16)
+    sampler.open_sampler(Rl(sampler="vllm", slots=8, max_length=512, **given), subject, None)
+    [options] = seen
+    assert (options["eager"], options["cache_gb"], options["seconds"]) == (eager, cache_gb, seconds)
+    assert (options["slots"], options["max_length"], options["dtype"]) == (8, 512, torch.bfloat16)

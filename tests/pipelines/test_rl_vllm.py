@@ -36,11 +36,10 @@ def wide(tiny_folder, tmp_path_factory):
 
 
 def test_vllm_samples_each_round_with_the_weights_of_then(wide, tmp_path, monkeypatch):
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
     run = play(
-        wide, tmp_path / "run", sampler="vllm", vllm_python=PYTHON, rounds=2, save_every=1, eval_every=1,
+        wide, tmp_path / "run", sampler="vllm", vllm_python=PYTHON, vllm_cache_gb=0.25, rounds=2, save_every=1, eval_every=1,
         optimizer__learning_rate=0.02,
     )  # fmt: skip
     for number, (graded, folder) in enumerate(
