@@ -190,9 +190,7 @@ class Scorer:
         if self.members[0].model.about.kind == "pairs":
             abouts = [member.model.about for member in self.members]
             scores_KB = standardised(scores_KB, [a.mean for a in abouts], [a.deviation for a in abouts])
-        good = (
-            -1.0 if self.costly else 1.0
-        )  # the worst of several costs is the highest; their 0 stays where it is
+        good = -1.0 if self.costly else 1.0  # the worst of costs is the highest, and their 0 stays
         total = good * float(combined(good * scores_KB, self.combine, self.weight)[0])
         return Score(total, {"disagreement": float(scores_KB.std())})
 
