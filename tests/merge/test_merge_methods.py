@@ -14,7 +14,7 @@ from rung.merge.linear import ema_weights, linear, wise_ft_weights
 from rung.merge.slerp import coefficients, slerp
 from rung.merge.soup import greedy_soup
 from rung.merge.task_arithmetic import task_arithmetic
-from rung.merge.ties import largest_below, likely, smallest_kept, ties
+from rung.merge.ties import END, bits, largest_below, likely, part_of, sampled, smallest_kept, ties
 
 
 def merged(method, *tensors, size=1000, **options) -> torch.Tensor:
@@ -168,6 +168,16 @@ def test_passes_over_a_large_tensor_are_two(monkeypatch):
     assert len(passes) == 2
 
 
+@pytest.mark.parametrize(("count", "step"), [(300, 1), (301, 3), (900, 3), (901, 9), (2500, 9)])
+@pytest.mark.parametrize("size", [7, 100, 1000])
+def test_a_sample_is_every_third_or_ninth_entry_however_the_blocks_fall(count, step, size, monkeypatch):
+    monkeypatch.setattr(ties_file, "SAMPLE", 300)
+    taus = [random(count, seed=s) for s in (0, 1)]
+    found, samples = sampled(blocks_of(torch.zeros(count), *taus, size=size))
+    assert found == count
+    assert samples.tolist() == [bits(tau)[::step].tolist() for tau in taus]
+
+
 def test_where_an_entry_lies_by_its_rank_in_a_sample():
     sample = np.random.default_rng(0).permutation(np.arange(1000, dtype=np.uint32))
     assert likely(sample, 1000, 1) == range(999, 1000)  # all were seen, so there is no doubt
@@ -175,6 +185,33 @@ def test_where_an_entry_lies_by_its_rank_in_a_sample():
     # The 200th of 1000 in a sample: 3 sqrt(1000 * 0.2 * 0.8) + 1 = 38.9 ranks to each side, 239th to 161st.
     assert likely(sample, 100_000, 20_000) == range(761, 840)
     assert likely(sample, 100_000, 1) == range(999, 1000) and likely(sample, 100_000, 100_000).start == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (3, range(17, END)),  # the three above the range are the largest three
+        (4, range(16, 17)),  # the last part is cut short by the range's end
+        (5, range(13, 16)),
+        (6, range(13, 16)),
+        (7, range(10, 13)),
+        (8, range(0, 10)),  # below the range
+    ],
+)
+def test_the_part_with_an_entry_by_counts(wanted, expected):
+    assert part_of(range(10, 17, 3), 3, np.array([1, 2, 1]), wanted) == expected
+
+
+def test_the_part_is_never_an_empty_one():
+    assert part_of(range(10, 20, 2), 0, np.array([1, 0, 0, 2, 0]), 3) == range(10, 12)
+
+
+def test_what_is_kept_unless_said():
+    ramp = torch.arange(1.0, 101.0)
+    assert int((merged(ties, torch.zeros(100), ramp, weights=[1.0]) != 0).sum()) == 20
+    many = torch.ones(20_000)
+    for method in (dare, dare_ties):
+        assert 0.09 < float((merged(method, many * 0, many, weights=[1.0]) != 0).double().mean()) < 0.11
 
 
 @pytest.mark.parametrize(
@@ -266,6 +303,7 @@ def test_the_greedy_soup_takes_what_does_not_hurt():
     ("run", "message"),
     [
         (lambda: merged(linear, A, B, weights=[0.5, 0.6]), "--weights 0.4545 0.5455"),
+        (lambda: merged(linear, A, B, weights=[0.5, 0.502]), "--weights 0.499 0.501"),
         (lambda: merged(linear, A, B, weights=[1.0, -1.0]), "--weights 0.5 0.5"),
         (lambda: merged(slerp, A, B, alpha=1.2), "alpha is 1.2"),
         (lambda: wise_ft_weights(-0.1), "alpha is -0.1"),
