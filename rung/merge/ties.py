@@ -148,8 +148,6 @@ def part_of(parts: range, above: int, inside: np.ndarray, wanted: int) -> range:
 
 def largest_below(cut: float) -> float:
     """The largest float64 that float32 rounds to less than `cut`: what is larger is kept."""
-    if cut == 0:
-        return 0.0
     kept = np.float32(cut)
     middle = (float(kept) + float(np.nextafter(kept, np.float32(0)))) / 2
     even = kept.view(np.int32) % 2 == 0  # the middle itself is rounded to the neighbour with even bits
