@@ -31,9 +31,11 @@ from rung.models.hub import resolve
 from rung.models.load import load_model
 from rung.pipelines.judging import cost_named
 from rung.pipelines.recipe import recipe_of
-from rung.pipelines.rl import Player, reward_for, rl
+from rung.pipelines.rl import Player, grader_limits, reward_for, rl
 from rung.pipelines.setup import Subject
 from rung.pipelines.stage import Stage, load_model_of
+from rung.rewards.apart import apart
+from rung.rewards.calling import is_trusted
 from rung.rewards.combine import weighted
 from rung.rewards.score import Reward, Score
 from rung.rollouts.columns import Graded
@@ -76,7 +78,10 @@ class PpoPlayer(Player):
         reward = reward_for(settings, environment)
         if not settings.cost.reward:
             return reward
-        return weighted(reward=(1.0, reward), cost=(0.0, cost_named(settings.cost.reward)))
+        both = [reward, cost_named(settings.cost.reward)]
+        if is_trusted(both[0]) != is_trusted(both[1]):
+            both = [apart(each, **grader_limits(settings)) for each in both]
+        return weighted(reward=(1.0, both[0]), cost=(0.0, both[1]))
 
     @staticmethod
     def load(stage: Stage) -> tuple[Subject, State]:

@@ -87,11 +87,7 @@ def rl(settings: Rl, command: str = "rl", kind: type[Player] | None = None) -> P
             "--staleness needs a single process. Write --staleness 0, or start it without torchrun."
         )
     updates = settings.updates or recipe.updates
-    limits: dict[str, Any] = dict(
-        wall_seconds=settings.grader_seconds,
-        cpu_seconds=math.ceil(settings.grader_seconds),
-        memory_bytes=int(settings.grader_memory * 1e9),
-    )
+    limits = grader_limits(settings)
     with (
         Graders(reward, **limits) as graders,
         Graders(environment.reward, **limits) as verifiers,
@@ -99,6 +95,15 @@ def rl(settings: Rl, command: str = "rl", kind: type[Player] | None = None) -> P
     ):
         player = kind(settings, recipe, environment, subject, model, engine, graders, verifiers, updates)
         return player.train(stage, state)
+
+
+def grader_limits(settings: Rl) -> dict[str, Any]:
+    """Of one call of a reward in a worker."""
+    return dict(
+        wall_seconds=settings.grader_seconds,
+        cpu_seconds=math.ceil(settings.grader_seconds),
+        memory_bytes=int(settings.grader_memory * 1e9),
+    )
 
 
 def reward_for(settings: Rl, environment: Environment) -> Reward:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rl_case import ENV, rounds, steps
 from test_ppo_pipeline import ppo_words
-from tiny_env import make
+from tiny_env import Constant, make
 
 from rung.cli import status
 from rung.errors import UserError
@@ -17,7 +17,9 @@ from rung.models.scalar import load_scalar
 from rung.pipelines.judging import reward_named
 from rung.pipelines.reward_data import read_rewards
 from rung.pipelines.scoring import Member, Scorer, open_scorer
-from rung.rewards.score import Attempt
+from rung.rewards.apart import apart
+from rung.rewards.score import Attempt, Failure
+from rung.rewards.user import load_reward
 from rung.rewards.workers import Graders
 from rung.run import Run
 from rung.settings_reward import Reward
@@ -165,6 +167,36 @@ def test_ppo_holds_the_policy_to_a_cost_model(tiny_folder, trained, tmp_path):
         expected.append(min(np.exp(np.log(expected[-1]) + 0.1 * expected[-1] * np.mean(seen)), 5.0))
     found = [line["cost_multiplier"] for line in steps(tmp_path / "run") if "cost_multiplier" in line]
     assert found == pytest.approx(expected[:-1]) and len(set(found)) == 3
+
+
+@pytest.mark.parametrize("which", ["reward", "cost"])
+def test_a_function_may_stand_beside_a_model(tiny_folder, trained, tmp_path, which):
+    """The function is asked in worker processes, the model here; each answer gets both numbers."""
+    function = f"{ENV.with_name('tiny_cost.py')}:odd"
+    options = {"reward": f"rm:{trained / 'reward'}", "cost__reward": f"rm:{trained / 'cost'}"}
+    options["reward" if which == "reward" else "cost__reward"] = function
+    options |= {"rounds": 1, "updates": 1, "epochs": 1}
+    assert status(ppo_words(tiny_folder, tmp_path / "run", **options)) == 0
+    for record in rounds(tmp_path / "run")[0]:
+        ids, parts = record.rollout.token_ids, record.verdict.parts
+        assert parts[which] == pytest.approx(2 * np.mean([token % 2 for token in ids]))
+        assert parts.keys() == {"reward", "cost"} and record.verdict.value == parts["reward"]
+
+
+def test_a_reward_apart_is_killed_where_it_hangs_and_ends_with_whoever_holds_it(tmp_path):
+    file = tmp_path / "slow.py"
+    file.write_text(
+        "import time\ndef slow(attempt):\n    time.sleep(60 if attempt.answer == 'x' else 0)\n    return 1.0\n"
+    )
+    reward = apart(load_reward(f"{file}:slow"), wall_seconds=1.0, workers=1)
+    graders = reward.graders
+    hung, well = reward.many([Attempt(tuple(chat("q")), answer) for answer in ("x", "y")])
+    assert isinstance(hung, Failure) and hung.kind == "timeout" and well.value == 1.0
+    del reward
+    with pytest.raises(RuntimeError, match="closed"):
+        graders.grade([])
+    trusted = Constant()
+    assert apart(trusted) is trusted
 
 
 def test_it_is_a_cost_and_no_reward(tiny_folder, trained, data, tmp_path, capsys):
