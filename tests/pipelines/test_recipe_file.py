@@ -1,6 +1,7 @@
 """Recipes as written: references, order, values, changes, and every way in which one does not hold together."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,18 @@ def test_a_data_file_counts_by_its_content(tmp_path):
     assert {name for name in before if before[name] != after[name]} == {"a", "b"}
 
 
+def test_another_command_with_the_same_settings_is_another_stage(tmp_path):
+    [stage] = read(tmp_path, STAGE).stages
+    other = replace(stage, command="train more")
+    assert identity(stage, {}, Digests()).key != identity(other, {}, Digests()).key
+
+
+def test_another_name_for_the_file_is_another_stage(tmp_path):
+    text = "stages:\n  a: {command: talk, stdout: NAME, with: {model: m, prompt: hi}}\n"
+    before, after = (keys(tmp_path, text.replace("NAME", name)) for name in ("said.jsonl", "told.jsonl"))
+    assert before != after
+
+
 def test_the_place_of_the_pipeline_and_the_order_of_keys_do_not_count(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
@@ -288,3 +301,7 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path):
     assert again.known and again.of(file) == first
     file.write_text("three")
     assert again.of(file) == Digests().of(file) != first
+    before = again.of(file)
+    file.write_text("fives")  # as long as before, at another time
+    os.utime(file, ns=(1, 1))
+    assert again.of(file) == Digests().of(file) != before
