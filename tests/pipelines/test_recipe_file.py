@@ -129,6 +129,9 @@ STAGE = "stages:\n  a: {command: train, with: {data: d}}\n"
         ("stagse: {}", "no key 'stagse'; did you mean stages"),
         ("stages: {a: {command: trian}}", "recipe.yaml:1: there is no command `trian`"),
         ("stages: {a: {with: {}}}", "needs `command:` or `script:`"),
+        ("stages: {a: {command: train, script: x.py}}", "needs `command:` or `script:`, one of them"),
+        ("stages: {a: {command: train, stdout: s.txt, with: {data: d, out: w.txt}}}", "has both out and stdout"),
+        ("stages: {a: {command: train, with: {data: d, optimizer.peak: 1, optimizer: {peak: 2}}}}", "given twice"),
         ("stages: {a: {command: train, wiht: {}}}", "no key 'wiht'; did you mean with"),
         ("stages: {a: {script: nowhere.py}}", "there is no script nowhere.py"),
         ("stages: {a: {command: train, with: {data: d, stesp: 3}}}", "unknown key 'stesp'; did you mean steps"),
@@ -265,6 +268,7 @@ def test_the_place_of_the_pipeline_and_the_order_of_keys_do_not_count(tmp_path):
 def test_a_data_file_that_is_missing_is_said_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match=r"a reads gone\.jsonl, and there is no such file"):
         keys(tmp_path, CHAIN.replace("DATA", "gone.jsonl:0.5"))
+    keys(tmp_path, CHAIN.replace("DATA", "https://there/gone.jsonl"))  # an address is for the stage to ask
 
 
 def test_files_are_found_within_specifications(tmp_path):
