@@ -44,13 +44,16 @@ TEACHER, STUDENT = {"layers": 4, "width": 192, "heads": 6}, {"layers": 3, "width
 console = Console(highlight=False)
 
 
-def corpus(documents: int, right: float, seed: int) -> Iterator[dict[str, str]]:
-    """Questions of the training tasks with answers, of which a share is their own."""
+def corpus(documents: int, right: float, seed: int) -> Iterator[dict[str, Any]]:
+    """Questions of the training tasks with answers, of which a share is their own.
+
+    As messages, in the form in which the models are asked later: bare rows would lack the chat template's line break.
+    """
     tasks = load_environment(TASK, train_size=documents, seed=seed).train
     answers, dice = [task.reference["answer"] for task in tasks], random.Random(seed)
     for task, answer in zip(tasks, answers, strict=True):
         shown = answer if dice.random() < right else dice.choice(answers)
-        yield {"prompt": task.messages[-1]["content"], "completion": shown}
+        yield {"messages": [*task.messages, {"role": "assistant", "content": shown}]}
 
 
 def trained(model: Path, documents: int, right: float, seed: int, out: Path, epochs: float) -> Path:
@@ -68,12 +71,8 @@ def trained(model: Path, documents: int, right: float, seed: int, out: Path, epo
 def models(folder: Path, documents: int) -> tuple[Path, Path]:
     """The teacher and the start of every student."""
     folder.mkdir(parents=True, exist_ok=True)
-    letters = "".join(
-        sorted(
-            {c for row in corpus(200, 1.0, 100) for c in row["prompt"] + row["completion"]}
-            | set("0123456789-")
-        )
-    )
+    spoken = "".join(said["content"] for row in corpus(200, 1.0, 100) for said in row["messages"])
+    letters = "".join(sorted({*spoken, *"0123456789-"}))
     made = {}
     for name, size in (("teacher", TEACHER), ("student", STUDENT)):
         fresh = write_small_model(folder / f"{name}-fresh", letters, context=128, phrases=[PHRASE], **size)

@@ -22,7 +22,7 @@ from rung import dist
 from rung.batch import Batch, Loss, TokenScores
 from rung.errors import RunStopped
 from rung.interrupt import interruptible
-from rung.memory import peak_memory
+from rung.memory import give_back, peak_memory
 from rung.metrics import derived
 from rung.optimizer import Average, LossScale, Masters, Stepper, learning_rate
 from rung.settings import Optimizer
@@ -137,6 +137,7 @@ def _step(state: State, source, scorer, method, settings, step: int, steps: int,
     """One optimizer step: read, score and back-propagate each micro-batch, divide, clip, move the weights."""
     clock = Clock()
     batches = source.step(step)
+    give_back()  # what sampling has used
     clock.lap("data")
     state.model.train()
     totals = Totals()
@@ -159,6 +160,7 @@ def _step(state: State, source, scorer, method, settings, step: int, steps: int,
     else:
         rate = 0.0  # an fp16 overflow: the loss scale was halved, the step is skipped and said to be
     state.masters.clear_gradients()
+    give_back()
     clock.lap("update")
     state.tokens += int(totals.numbers["tokens"])
     return {

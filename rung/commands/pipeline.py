@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,13 @@ class PipelineReport:
 
 
 def run(settings: PipelineRun) -> int:
+    from rung.commands.pipeline_plan import too_little_disk
     from rung.pipelines.recipe_file import read_recipe
     from rung.pipelines.runner import run_recipe, say
 
     recipe = read_recipe(settings.recipe, settings_of, quick=settings.quick, overrides=settings.set)
     root = folder_of(settings)
+    print(too_little_disk(places_of(settings)[1]), end="", file=sys.stderr)
     places = run_recipe(recipe, root, command_line(settings, "run"))
     last = places[-1]
     say(f"all {len(places)} stages are done, the last in {last.output}")
@@ -85,7 +88,7 @@ def report(settings: PipelineReport) -> int:
     return 0
 
 
-def places_of(settings: PipelinePlan) -> tuple[str, Sequence[Place]]:
+def places_of(settings: PipelineRun | PipelinePlan) -> tuple[str, Sequence[Place]]:
     from rung.pipelines.recipe_file import read_recipe
     from rung.pipelines.runner import located
     from rung.pipelines.stage_key import Digests

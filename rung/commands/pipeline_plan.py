@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ BYTES_A_TOKEN = 4.5  # of a row of JSON with English text
 def show(about: str, places: Sequence[Place]) -> int:
     rates = measured_rates()
     plans = {place.stage.name: planned(place, places, rates) for place in places}
-    rows = [["stage", "command", "what happens", "memory", "time", "builds on"]]
+    rows = [["stage", "command", "what happens", "memory", "disk", "time", "builds on"]]
     for place in places:
         plan = plans[place.stage.name]
         rows.append(
@@ -32,13 +33,32 @@ def show(about: str, places: Sequence[Place]) -> int:
                 place.stage.command if place.stage.kind else Path(place.stage.command).name,
                 happens(place),
                 f"{plan.memory:.1f} GB" if plan.phases else "-",
+                f"{plan.disk:.1f} GB" if plan.disk else "-",
                 (plan.remark and "at most ") + duration(plan.seconds) if plan.seconds is not None else "-",
                 ", ".join(place.stage.needs) or "-",
             ]
         )
     print("\n".join([*([about] if about else []), *columns(rows)]))
     print(total([plans[place.stage.name] for place in places if not place.done()]))
+    print(too_little_disk(places), end="")
     return 0
+
+
+def too_little_disk(places: Sequence[Place]) -> str:
+    """A warning where the checkpoints of what is left to run will not fit, for a run may stop on it only after hours."""
+    plans = [planned(place, places, None) for place in places if not place.done()]
+    # While the newest is written there is more than stays, of one stage at a time.
+    needed = sum(plan.disk for plan in plans) + max((plan.disk for plan in plans), default=0.0)
+    there = places[0].root
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 1e9
+    if needed <= free:
+        return ""
+    return (
+        f"warning: checkpoints of what is left take up to {needed:.1f} GB, and the disk under {there} has {free:.1f} GB "
+        "free; free some, write elsewhere with --out, or keep fewer with `keep: 1`\n"
+    )
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -67,7 +87,7 @@ def total(plans: Sequence[Plan]) -> str:
                    if memory > here else "")  # fmt: skip
 
 
-def planned(place: Place, places: Sequence[Place], rates: Rates) -> Plan:
+def planned(place: Place, places: Sequence[Place], rates: Rates | None) -> Plan:
     from rung.pipelines.plan import Plan, plan
 
     if place.stage.kind is None:

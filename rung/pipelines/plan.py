@@ -22,6 +22,8 @@ Memory, in bytes, of P weights of which T are trained, b bytes each (2 in bf16 a
 A run goes through phases - loading, sampling, training - and each frees what it alone needs; the plan is the largest.
 A CPU process also holds on to pages it has freed: SLACK of the training and sampling phases' own tensors.
 
+Disk: each checkpoint that stays holds the weights, the masters, the moments and the average.
+
 Time is work over speed: the floating-point operations of the steps (rung/models/flops.py) over the share of the measured
 matrix peak that training reaches, and sampled tokens over the speed of decoding, which reads every weight once a step.
 Where the number of steps depends on data that is not there yet, the time is unknown, which is said.
@@ -66,6 +68,7 @@ class Plan:
     phases: Mapping[str, Mapping[str, float]]
     seconds: float | None = None
     remark: str = ""  # why the time is unknown, or what was assumed
+    disk: float = 0.0  # GB that its checkpoints leave behind
 
     @property
     def memory(self) -> float:
@@ -204,6 +207,17 @@ def trained_state(size: Size, settings: Any) -> dict[str, float]:
     }
 
 
+def disk(size: Size, settings: Any, steps: int | None, models: int = 1) -> float:
+    """GB of the checkpoints that stay. Of a LoRA the adapter is written, not what it adapts."""
+    state = trained_state(size, settings)
+    rank = settings.lora.rank
+    weights = 4.0 * size.adapter(rank) if rank else state["weights"]
+    saves = math.ceil(steps / settings.save_every) if steps and settings.save_every else 1
+    # a number of steps that is not known yet is taken to be many
+    kept = min(settings.keep or saves, saves) if steps or not settings.save_every else settings.keep or 1
+    return kept * models * (weights + state["masters"] + state["moments"] + state["average"]) / 1e9
+
+
 def training_phase(size: Size, settings: Any, tokens: float, scored: float) -> dict[str, float]:
     """A step: `tokens` go through the model at once, `scored` of them through the head."""
     return {
@@ -232,11 +246,12 @@ def on_rows(
     tokens = min(at_once, step) if step else at_once
     phase = training_phase(size, settings, tokens, tokens) | asked_live(settings, teacher)
     steps = steps_of(settings, rows)
+    left = disk(size, settings, steps)
     if rates is None or steps is None or step is None:
-        return Plan(in_gb({"training": phase}), remark="time unknown: the data is not there yet")
+        return Plan(in_gb({"training": phase}), remark="time unknown: the data is not there yet", disk=left)
     work = steps * training_flops(model, step, step, min(settings.max_length, rows.mean if rows else 512))
     looks = 4 / 3 if hasattr(settings, "track_start") else 1.0  # a forward for the start's log-probs
-    return Plan(in_gb({"training": phase}), work * looks / (rates.matrix * rates.training))
+    return Plan(in_gb({"training": phase}), work * looks / (rates.matrix * rates.training), disk=left)
 
 
 def step_tokens(settings: Any, rows: Rows | None) -> float | None:
@@ -292,13 +307,14 @@ def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None, teac
         "head": size.head(tokens),
     }
     phases = in_gb({"sampling": sampling, "training": training})
+    left = disk(size, settings, settings.rounds, 1 + critics)
     if rates is None:
-        return Plan(phases)
+        return Plan(phases, disk=left)
     written = settings.rounds * answers * settings.max_tokens
     learning = training_flops(model, written + settings.rounds * shared, written, length) * settings.epochs
     learning *= 1 + critics
     seconds = learning / (rates.matrix * rates.training) + decoding_seconds(size, written, rows, rates)
-    return Plan(phases, seconds, remark="at most: as if every answer were max_tokens long")
+    return Plan(phases, seconds, remark="at most: as if every answer were max_tokens long", disk=left)
 
 
 def rounds_of(settings: Any) -> tuple[Recipe, bool]:

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rung.commands import COMMANDS
-from rung.commands.pipeline import settings_of
+from rung.commands.pipeline import PipelinePlan, places_of, settings_of
+from rung.commands.pipeline_plan import planned, too_little_disk
 from rung.config import parse
 from rung.models.config import DecoderConfig
 from rung.models.decoder import Decoder
@@ -149,6 +151,43 @@ def test_a_cost_has_a_critic_of_its_own_too_and_every_reward_model_its_weights()
     assert plain["reward model"] * 1e9 == 2 * weights and costly["reward model"] * 1e9 == 3 * weights
     shared = plan("ppo", settings("ppo", *words, "--critic.trunk", "shared"), config(TINY)).phases["training"]
     assert "critic" not in shared
+
+
+def test_checkpoints_on_disk_by_hand():
+    size = Size(config(TINY), 2, True)
+    one = (2 + 4 + 8) * size.total / 1e9  # weights, masters, two moments
+
+    def left(command: str, *words: str) -> float:
+        return plan(command, settings(command, *words), config(TINY)).disk
+
+    sft = ("--data", "x", "--steps", "25")
+    assert left("sft", *sft) == pytest.approx(one)
+    assert left("sft", *sft, "--save-every", "10") == pytest.approx(2 * one)  # keep is 2
+    assert left("sft", *sft, "--save-every", "10", "--keep", "0") == pytest.approx(3 * one)
+    assert left("sft", *sft, "--save-every", "20", "--keep", "5") == pytest.approx(2 * one)
+    assert left("sft", "--data", "x", "--save-every", "10", "--keep", "3") == pytest.approx(3 * one)
+    assert left("sft", *sft, "--optimizer.average", "0.9") == pytest.approx(18 / 14 * one)
+    assert left("sft", *sft, "--lora.rank", "2") == pytest.approx(12 * size.adapter(2) / 1e9)
+    rounds = ("--env", "arithmetic", "--rounds", "9", "--save-every", "4", "--keep", "0")
+    assert left("grpo", *rounds) == pytest.approx(3 * one)
+    assert left("ppo", *rounds) == pytest.approx(6 * one)  # the critic's trunk is as large
+    assert left("eval", "--models", "m", "--env", "arithmetic") == 0
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_said_before_anything_runs(
+    tmp_path, tiny_folder, monkeypatch
+):
+    recipe, data = tmp_path / "recipe.yaml", tmp_path / "rows.jsonl"
+    data.write_text('{"text": "a"}\n')
+    stage = f"    command: sft\n    with: {{model: {tiny_folder}, data: {data}, steps: 25, save_every: 10}}\n"
+    recipe.write_text(f"stages:\n  one:\n{stage}  two:\n{stage}")
+    _, places = places_of(PipelinePlan(recipe, out=str(tmp_path / "not" / "there")))
+    one = planned(places[0], places, None).disk / 2
+    free = [1e9 * 6.01 * one]  # two of each stay, and as much again of one stage while its newest is written
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    assert too_little_disk(places) == ""
+    free[0] = 1e9 * 5.99 * one
+    assert "warning: checkpoints of what is left take up to" in too_little_disk(places)
 
 
 def test_online_dpo_holds_the_start_where_its_loss_asks_for_it():
