@@ -74,13 +74,13 @@ def main() -> None:
         )
         for name in others
     ]
-    rows += [[line, *[""] * (len(head) - 1)] for line in lines]
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
-    table = {"title": "Stage by stage, on held-out tasks", "rows": rows}
+    table = {"title": "Stage by stage, on held-out tasks", "rows": rows, "notes": lines}
     (out / "table.json").write_text(json.dumps(table, indent=2) + "\n")
     for row in rows:
         print("  ".join(cell.ljust(28) for cell in row).rstrip())
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -148,12 +148,14 @@ def compared(results: Sequence[tuple[str, Evaluation]]) -> Iterator[str]:
 
 
 def own_table(page: Page, folder: Path) -> None:
-    """What a script of the recipe measured: table.json in its folder, `{"title": ..., "rows": [[head], [row], ...]}`."""
+    """What a script of the recipe measured: table.json in its folder, with `title`, `rows` (head first), perhaps `notes`."""
     file = folder / "table.json"
     if file.is_file():
         table = json.loads(file.read_text(encoding="utf-8"))
         page.heading(str(table["title"]))
         page.table([[str(cell) for cell in row] for row in table["rows"]])
+        for note in table.get("notes", ()):
+            page.text(str(note), soft=True)
 
 
 # ---- one stage ----

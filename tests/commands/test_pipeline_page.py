@@ -74,11 +74,12 @@ def test_a_stage_that_has_not_begun_has_no_time(root):
 
 
 def test_a_scripts_own_table_is_shown(root):
-    table = {"title": "What it found", "rows": [["who", "how much"], ["me", 7]]}
+    table = {"title": "What it found", "rows": [["who", "how much"], ["me", 7]], "notes": ["me - you: +3"]}
     (root / "later-k3").mkdir()
     (root / "later-k3" / "table.json").write_text(json.dumps(table))
     text = write_page(root, root / "index.html").read_text()
     assert "<h2>What it found</h2>" in text and "<td>7</td>" in text
+    assert "me - you: +3" in text.partition("What it found")[2].partition("<h2>")[0].partition("</table>")[2]
 
 
 def test_another_folder_is_refused(tmp_path, root, capsys):
