@@ -1,10 +1,10 @@
 """On-policy distillation against reinforcement learning: which takes fewer updates to the teacher's accuracy?
 
-A large and a small decoder are made from nothing. The large one reads sums with right answers only: the teacher. The
-small one reads sums of which half are wrong, and that is where every student starts. For every seed two students learn
-with the same rounds, prompts, answers and updates: one has the verifier's reward and GRPO, the other the teacher's word
-on each token. What is asked: held-out accuracy at the end, with intervals, and after how many updates a student's
-held-out score first lies within the teacher's interval.
+A large and a small decoder are made from nothing. The large one reads words with their reverse: the teacher. The small
+one reads words of which 7 in 10 have that of another, and that is where every student starts. For every seed two
+students learn with the same rounds, prompts, answers and updates: one has the verifier's reward and GRPO, the other the
+teacher's word on each token. What is asked: held-out accuracy at the end, with intervals, and after how many updates
+a student's held-out score first lies within the teacher's interval.
 
     python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 60]
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import string
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +37,9 @@ from rung.settings import Optimizer, Sft
 from rung.settings_distill import DistillOnPolicy
 from rung.settings_rl import Rl
 
-TASK = "reasoning-gym/chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&format=none"
-PHRASE = "State the final answer to the following arithmetic problem: "
-DOCUMENTS, RIGHT, LONGEST = 16_000, 0.5, 8
+TASK = "reasoning-gym/spell_backward?min_word_len=3&max_word_len=5&format=none"
+PHRASE = "Spell this word backward (example: sun -> nus): "
+DOCUMENTS, RIGHT, LONGEST = 24_000, 0.3, 8
 TEACHER, STUDENT = {"layers": 4, "width": 192, "heads": 6}, {"layers": 3, "width": 96, "heads": 4}
 
 console = Console(highlight=False)
@@ -72,7 +73,7 @@ def models(folder: Path, documents: int) -> tuple[Path, Path]:
     """The teacher and the start of every student."""
     folder.mkdir(parents=True, exist_ok=True)
     spoken = "".join(said["content"] for row in corpus(200, 1.0, 100) for said in row["messages"])
-    letters = "".join(sorted({*spoken, *"0123456789-"}))
+    letters = "".join(sorted({*spoken, *string.ascii_letters}))
     made = {}
     for name, size in (("teacher", TEACHER), ("student", STUDENT)):
         fresh = write_small_model(folder / f"{name}-fresh", letters, context=128, phrases=[PHRASE], **size)

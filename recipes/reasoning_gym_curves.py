@@ -1,4 +1,4 @@
-"""Does reinforcement learning raise held-out accuracy? Three reasoning-gym tasks of different kind, three seeds each.
+"""Does reinforcement learning raise held-out accuracy? Four reasoning-gym tasks of different kind, three seeds each.
 
 For each task a small decoder is made from nothing and reads questions with answers, of which a share is right and the
 rest are answers to other questions; nothing says which. GRPO then has the task's own grader, and nothing else. What is
@@ -35,14 +35,19 @@ from rung.run import Run
 from rung.settings import Optimizer, Sft
 from rung.settings_rl import Rl
 
-TASKS = {  # a word to turn round, letters to count, a sum
+TASKS = {  # a word to turn round, letters to count, a common divisor, a sum
     "spell_backward": "reasoning-gym/spell_backward?min_word_len=3&max_word_len=4&format=none",
     "letter_counting": "reasoning-gym/letter_counting?min_words=2&max_words=4&format=none",
+    "gcd": "reasoning-gym/gcd?min_numbers=2&max_numbers=2&min_value=1&max_value=99&format=none",
     "chain_sum": "reasoning-gym/chain_sum?min_terms=3&max_terms=3&min_digits=1&max_digits=1&format=none",
 }
 PHRASES = {  # what every question says: a token each
     "spell_backward": ["Spell this word backward (example: sun -> nus): "],
     "letter_counting": ['How many times does the letter "', '" appear in the text: "'],
+    "gcd": [
+        "Find the Greatest Common Divisor (GCD) of these numbers: ",
+        ". Give only the GCD as your final answer.",
+    ],
     "chain_sum": ["State the final answer to the following arithmetic problem: "],
 }
 DOCUMENTS, RIGHT, EPOCHS = 16_000, 0.5, 2
