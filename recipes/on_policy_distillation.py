@@ -1,12 +1,12 @@
 """On-policy distillation against reinforcement learning: which takes fewer updates to the teacher's accuracy?
 
 A large and a small decoder are made from nothing. The large one reads words with their reverse: the teacher. The small
-one reads words of which 7 in 10 have that of another, and that is where every student starts. For every seed two
+one reads words of which half have that of another, and that is where every student starts. For every seed two
 students learn with the same rounds, prompts, answers and updates: one has the verifier's reward and GRPO, the other the
 teacher's word on each token. What is asked: held-out accuracy at the end, with intervals, and after how many updates
 a student's held-out score first lies within the teacher's interval.
 
-    python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 60]
+    python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 120]
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from rung.settings import Optimizer, Sft
 from rung.settings_distill import DistillOnPolicy
 from rung.settings_rl import Rl
 
-TASK = "reasoning-gym/spell_backward?min_word_len=3&max_word_len=5&format=none"
+TASK = "reasoning-gym/spell_backward?min_word_len=3&max_word_len=4&format=none"
 PHRASE = "Spell this word backward (example: sun -> nus): "
-DOCUMENTS, RIGHT, LONGEST = 24_000, 0.3, 8
-TEACHER, STUDENT = {"layers": 4, "width": 192, "heads": 6}, {"layers": 3, "width": 96, "heads": 4}
+DOCUMENTS, RIGHT, LONGEST = 16_000, 0.5, 8
+TEACHER, STUDENT = {"layers": 4, "width": 192, "heads": 6}, {"layers": 3, "width": 128, "heads": 4}
 
 console = Console(highlight=False)
 
@@ -78,8 +78,8 @@ def models(folder: Path, documents: int) -> tuple[Path, Path]:
     for name, size in (("teacher", TEACHER), ("student", STUDENT)):
         fresh = write_small_model(folder / f"{name}-fresh", letters, context=128, phrases=[PHRASE], **size)
         made[name] = fresh
-    teacher = trained(made["teacher"], documents, 1.0, 100, folder / "teacher", epochs=6)
-    return teacher, trained(made["student"], documents, RIGHT, 100, folder / "student", epochs=3)
+    teacher = trained(made["teacher"], documents, 1.0, 100, folder / "teacher", epochs=3)
+    return teacher, trained(made["student"], documents, RIGHT, 100, folder / "student", epochs=4)
 
 
 def learnt(how: str, teacher: Path, student: Path, out: Path, seed: int, rounds: int) -> Path:
@@ -87,7 +87,7 @@ def learnt(how: str, teacher: Path, student: Path, out: Path, seed: int, rounds:
     shared: dict[str, Any] = dict(
         env=TASK, model=str(student), out=str(out), precision="fp32", seed=seed, rounds=rounds, prompts=32,
         group=8, max_tokens=LONGEST, slots=256, test_tasks=200, eval_every=max(rounds // 12, 1), micro_tokens=16384,
-        optimizer=Optimizer(learning_rate=3e-4, schedule="constant", warmup=0),
+        optimizer=Optimizer(learning_rate=1e-3, schedule="cosine", warmup=0),
     )  # fmt: skip
     if how == "GRPO":
         return rl(Rl(**shared), "grpo")
@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", nargs="?", default=f"runs/on-policy-{time.strftime('%Y%m%d-%H%M%S')}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
     options = parser.parse_args()
     folder = Path(options.out)
