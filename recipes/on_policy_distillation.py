@@ -4,9 +4,10 @@ A large and a small decoder are made from nothing. The large one reads words wit
 one reads words of which half have that of another, and that is where every student starts. For every seed two
 students learn with the same rounds, prompts, answers and updates: one has the verifier's reward and GRPO, the other the
 teacher's word on each token. What is asked: held-out accuracy at the end, with intervals, and after how many updates
-a student's held-out score first lies within the teacher's interval.
+a student's held-out accuracy first lies within the teacher's interval. (The task's own reward pays for parts of a word;
+held-out accuracy counts whole ones.)
 
-    python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 120]
+    python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 80]
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from rung.settings import Optimizer, Sft
 from rung.settings_distill import DistillOnPolicy
 from rung.settings_rl import Rl
 
-TASK = "reasoning-gym/spell_backward?min_word_len=3&max_word_len=4&format=none"
+TASK = "reasoning-gym/spell_backward?min_word_len=3&max_word_len=5&format=none"
 PHRASE = "Spell this word backward (example: sun -> nus): "
 DOCUMENTS, RIGHT, LONGEST = 16_000, 0.5, 8
 TEACHER, STUDENT = {"layers": 4, "width": 192, "heads": 6}, {"layers": 3, "width": 128, "heads": 4}
@@ -137,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", nargs="?", default=f"runs/on-policy-{time.strftime('%Y%m%d-%H%M%S')}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
     options = parser.parse_args()
     folder = Path(options.out)
@@ -153,9 +154,9 @@ def main() -> None:
             out = folder / name.replace(", ", "-").replace(" ", "-")
             run = learnt(how, teacher, student, out, seed, options.rounds)
             scores = [
-                (row["step"], row["heldout_score"])
+                (row["step"], row["heldout_solved"])
                 for row in Run.open(run).metrics()
-                if "heldout_score" in row
+                if "heldout_solved" in row
             ]
             reached = next((step for step, score in scores if score >= found[0]["low"]), None)
             found.append(
