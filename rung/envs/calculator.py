@@ -44,7 +44,7 @@ def evaluate(text: str) -> Fraction:
 
 def value_of(node: ast.expr, text: str) -> Fraction:
     match node:
-        case ast.Constant():
+        case ast.Constant(value=int() | float()):  # an ellipsis is a constant too
             value = Fraction(text[node.col_offset : node.end_col_offset])
         case ast.UnaryOp(op=ast.UAdd(), operand=inner):
             value = value_of(inner, text)

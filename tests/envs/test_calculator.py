@@ -58,6 +58,7 @@ def test_known_values(text, value):
         "1 < 2",
         "1,2",
         "007",
+        "...",
     ],
 )
 def test_everything_else_is_refused_with_a_reason(text):
