@@ -29,7 +29,7 @@ def share_cores() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # oneDNN keeps the machine code of its last 1,024 products. In training every micro-batch has its own sizes, so
-    # that is half a gigabyte of which only the current micro-batch's dozen are asked for again.
+    # few but the current micro-batch's dozen are asked for again.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 

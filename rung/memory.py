@@ -21,8 +21,7 @@ def give_back() -> None:
     """Return the pages between live blocks to the system, where the C library can (glibc).
 
     Every micro-batch has another number of tokens, so its tensors leave gaps that the next one's do not fit. Without
-    this a run's resident set grows for as long as it lasts: a reward model's from 4 to 6.3 GB in 80 steps. With it the
-    set after a step is what is alive. It takes a hundredth of a step.
+    this a run's resident set grows for as long as it lasts: a reward model's was seen to go from 3.1 to 6.5 GB in 100 steps.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -65,8 +65,11 @@ def run(settings: PipelineRun) -> int:
 
     recipe = read_recipe(settings.recipe, settings_of, quick=settings.quick, overrides=settings.set)
     root = folder_of(settings)
-    print(too_little_disk(places_of(settings)[1]), end="", file=sys.stderr)
-    places = run_recipe(recipe, root, command_line(settings, "run"))
+
+    def warn(places: Sequence[Place]) -> None:
+        print(too_little_disk(places), end="", file=sys.stderr, flush=True)
+
+    places = run_recipe(recipe, root, command_line(settings, "run"), warn)
     last = places[-1]
     say(f"all {len(places)} stages are done, the last in {last.output}")
     from rung.commands.pipeline_page import write_page
@@ -88,7 +91,7 @@ def report(settings: PipelineReport) -> int:
     return 0
 
 
-def places_of(settings: PipelineRun | PipelinePlan) -> tuple[str, Sequence[Place]]:
+def places_of(settings: PipelinePlan) -> tuple[str, Sequence[Place]]:
     from rung.pipelines.recipe_file import read_recipe
     from rung.pipelines.runner import located
     from rung.pipelines.stage_key import Digests

@@ -92,9 +92,7 @@ def sampled(vectors: Blocks) -> tuple[int, np.ndarray]:
     size, filled, step = 0, 0, 1
     samples = np.empty((0, SAMPLE), np.uint32)
     for _, *taus in vectors():
-        if not len(
-            samples
-        ):  # in one piece from the start: small ones, kept, would leave holes between blocks
+        if not len(samples):  # in one piece from the start: small ones would leave holes between blocks
             samples = np.empty((len(taus), SAMPLE), np.uint32)
         stop = size + taus[0].numel()
         while stop > SAMPLE * step:
@@ -126,9 +124,8 @@ def narrowed(vectors: Blocks, ranges: Sequence[range], wanted: int) -> list[rang
         for i, (tau, part) in enumerate(zip(taus, parts, strict=True)):
             these, start = bits(tau), np.uint32(part.start)
             above[i] += int(np.count_nonzero(these >= part.stop))
-            found = these[
-                these - start < part.stop - part.start
-            ]  # below the start the difference wraps around
+            # below the start the difference wraps around
+            found = these[these - start < part.stop - part.start]
             np.add.at(inside[i], (found - start) // np.uint32(part.step), 1)
     return [
         part_of(part, one, counts, wanted) for part, one, counts in zip(parts, above, inside, strict=True)

@@ -212,9 +212,10 @@ def disk(size: Size, settings: Any, steps: int | None, models: int = 1) -> float
     state = trained_state(size, settings)
     rank = settings.lora.rank
     weights = 4.0 * size.adapter(rank) if rank else state["weights"]
-    saves = math.ceil(steps / settings.save_every) if steps and settings.save_every else 1
-    # a number of steps that is not known yet is taken to be many
-    kept = min(settings.keep or saves, saves) if steps or not settings.save_every else settings.keep or 1
+    saves = 1
+    if settings.save_every:  # a number of steps that is not known yet is taken to be many
+        saves = math.ceil(steps / settings.save_every) if steps else settings.keep or 1
+    kept = min(settings.keep or saves, saves)
     return kept * models * (weights + state["masters"] + state["moments"] + state["average"]) / 1e9
 
 

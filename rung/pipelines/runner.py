@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +107,13 @@ def located(recipe: Recipe, root: Path, digests: Digests) -> list[Place]:
     return places
 
 
-def run_recipe(recipe: Recipe, root: Path, command_line: str) -> list[Place]:
-    """Run what is not done. `command_line` is what to type to go on. Raises RunStopped where a stage did not end well."""
+def run_recipe(
+    recipe: Recipe, root: Path, command_line: str, before: Callable[[list[Place]], None] = lambda places: None
+) -> list[Place]:
+    """Run what is not done. `command_line` is what to type to go on, `before` sees the stages before the first runs.
+
+    Raises RunStopped where a stage did not end well.
+    """
     root.mkdir(parents=True, exist_ok=True)
     (root / "pipeline").mkdir(exist_ok=True)
     with only_runner(root):
@@ -116,6 +121,7 @@ def run_recipe(recipe: Recipe, root: Path, command_line: str) -> list[Place]:
         places = located(recipe, root, digests)
         digests.save()
         write_manifest(recipe, root, places, command_line)
+        before(places)
         for number, place in enumerate(places, 1):
             head = f"[{number}/{len(places)}] {place.stage.name}"
             way = place.way()
