@@ -42,7 +42,7 @@ from rung.settings_rl import Rl
 from rung.studio.page import Page
 
 MODEL = "smollm2-135m"
-SUMS = "reasoning-gym/chain_sum?min_terms=2&max_terms=3&min_digits=1&max_digits=2"
+SUMS = "reasoning-gym/chain_sum?min_terms=2&max_terms=3&min_digits=1&max_digits=2&partial=false"
 DEMONSTRATIONS, ROUNDS = 256, 20
 ANSWER_TOKENS = 40  # enough for every worked answer
 TASKS, SAMPLES = 100, 8  # held out, and how many answers to each
@@ -98,14 +98,17 @@ def three_rollouts(run: Path) -> list[tuple[str, Graded]]:
     """From the last round: a right answer that was rare in its group, a wrong one, the most uncertain."""
     store = RolloutStore(run)
     records = store.read(store.rounds()[-1])
-    credited = sorted(records, key=lambda record: float(record.advantage.max(initial=0.0)))
-    wrong = [r for r in records if isinstance(r.verdict, Score) and r.verdict.value == 0] or records
+    values = [r.verdict.value if isinstance(r.verdict, Score) else None for r in records]
+    right = [record for record, value in zip(records, values, strict=True) if value == 1]
+    wrong = [record for record, value in zip(records, values, strict=True) if value == 0]
     unsure = max(records, key=lambda record: float(record.rollout.entropy[record.rollout.by_model].mean()))
-    return [
-        ("right where few were", credited[-1]),
-        ("wrong", wrong[0]),
-        ("the least certain of its words", unsure),
-    ]
+    chosen = [("the least certain of its words", unsure)]
+    if wrong:
+        chosen.insert(0, ("wrong", wrong[0]))
+    if right:
+        rare = max(right, key=lambda record: float(record.advantage.max(initial=0.0)))
+        chosen.insert(0, ("right where few were", rare))
+    return chosen
 
 
 def draw_training(run: Path, path: Path) -> None:

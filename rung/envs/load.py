@@ -57,7 +57,7 @@ MADE: dict[str, Callable[..., Environment]] = {
 READ: dict[str, Callable[..., Environment]] = {"gsm8k": gsm8k, "math": math_rows, "rows": rows}
 TOOLS = ("calculator", "search", "python")
 TOOL_OPTIONS = {"tools": str, "max_turns": int, "tools_in_template": bool}
-NAMELESS = ("format", "reward", *TOOL_OPTIONS)  # options that do not change which tasks there are
+NAMELESS = ("format", "partial", "reward", *TOOL_OPTIONS)  # options that do not change which tasks there are
 
 RunProgram = Callable[[str], str]
 
@@ -94,7 +94,8 @@ def load_one(spec: str, sizes: dict[str, Any], run_program: RunProgram | None) -
     elif kind.startswith("reasoning-gym/"):
         dataset = kind.partition("/")[2].replace("-", "_")
         name, form = canonical(f"reasoning-gym/{dataset}", named(options)), options.pop("format", "")
-        environment = reasoning_gym(name, dataset, options, format=form, **sizes)
+        partial = convert(head, "partial", options.pop("partial", "true"), bool)
+        environment = reasoning_gym(name, dataset, options, format=form, partial=partial, **sizes)
     elif kind in MADE and not place:
         environment = MADE[kind](
             canonical(kind, named(options)), **converted(spec, MADE[kind], options), **sizes

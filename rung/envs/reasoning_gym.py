@@ -43,11 +43,12 @@ def reasoning_gym(
     options: Mapping[str, str],
     *,
     format: str = "",
+    partial: bool = True,
     seed: int,
     train_size: int | None,
     test_size: int | None,
 ) -> Environment:
-    """`format` is plain, and tags where answers have several lines, unless said."""
+    """`format` is plain, and tags where answers have several lines, unless said. Without `partial` a score below 1 is 0."""
     given = tuple(sorted(options.items()))
     check(name, dataset, given)
 
@@ -56,7 +57,7 @@ def reasoning_gym(
 
     example = example_problem(draw, lambda found: found.solution is not None)
     format = format or ("tags" if "\n" in (example.solution or "\n") else "plain")
-    ask, reward = asker(format, name), OwnGrade(dataset, given)
+    ask, reward = asker(format, name), OwnGrade(dataset, given, partial)
     environment = Environment(name, (), (), reward, example=worked(name, example, format, NONSENSE))
     return generated(environment, draw, ask, seed, train_size, test_size)
 
@@ -136,10 +137,15 @@ def problem(entry: dict[str, Any]) -> Problem:
 
 @dataclass(frozen=True)
 class OwnGrade:
-    """The data set's own grader. Not trusted: several run sympy's parser on what the model wrote."""
+    """The data set's own grader. Not trusted: several run sympy's parser on what the model wrote.
+
+    Many give a part for what is nearly right, and most for a long answer that has the right one in it: -53 for -5 is
+    worth 2/3. Without `partial` only a full score counts.
+    """
 
     dataset: str
     options: tuple[tuple[str, str], ...]
+    partial: bool = True
 
     def __call__(self, attempt: Attempt) -> Verdict:
         dataset, entry = maker(self.dataset, self.options)("grade"), attempt.reference
@@ -154,7 +160,7 @@ class OwnGrade:
             return Failure("invalid", f"the grader gave {value}, not a number from 0 to 1")
         if value == 1 and takes_anything(dataset, entry):
             value = float(answer.strip().lower() == str(entry["answer"]).strip().lower())
-        return Score(value)
+        return Score(value if self.partial else float(value >= 1))
 
 
 def takes_anything(dataset: Any, entry: dict[str, Any]) -> bool:

@@ -88,6 +88,7 @@ def test_options_reach_the_generator():
         ("reasoning-gym/chain_sum?max_term=3", "did you mean max_terms"),
         ("reasoning-gym/chain_sum?max_terms=many", "max_terms='many' is not of the kind int"),
         ("reasoning-gym/chain_sum?max_terms=1", "refuses these options: max_terms must be >= min_terms"),
+        ("reasoning-gym/chain_sum?partial=maybe", "partial='maybe' is not of the kind bool"),
         ("reasoning-gym/chain_sum?seed=1", "no option 'seed'"),
         (f"reasoning-gym/{UNREPEATABLE[0]}", "not the same when it is made again"),
     ],
@@ -139,6 +140,20 @@ def test_nonsense_is_not_right_where_the_grader_asks_for_one_word_only():
     assert [
         grade(Attempt((), said, asked.reference)).value for said in ("Answer: False", "Answer: maybe", "")
     ] == [1, 0, 0]
+
+
+def test_a_part_of_the_score_is_given_for_what_contains_the_answer_unless_only_whole_ones_count():
+    whole, parts = (
+        load_environment(f"reasoning-gym/chain_sum{option}", train_size=3, test_size=0)
+        for option in ("?partial=false", "")
+    )
+    assert [task.key for task in whole.train] == [task.key for task in parts.train]
+    for task in whole.train:
+        right = task.reference["answer"]
+        for environment, worth in ((parts, len(right) / len(right + "3")), (whole, 0.0)):
+            longer = play(environment, task, [f"Answer: {right}3"])[1]
+            assert isinstance(longer, Score) and longer.value == pytest.approx(worth)
+            assert play(environment, task, [f"Answer: {right}"])[1] == Score(1.0)
 
 
 def test_answers_of_several_lines_are_asked_for_in_tags():
