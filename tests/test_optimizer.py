@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import torch
 
 from rung.cli import status
@@ -71,3 +72,36 @@ def test_a_missing_library_is_told_before_a_run_folder_exists(
     ]
     assert status([*words, "--optimizer.name", "adamw-8bit"]) == 2
     assert "rung[lowbit]" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.slow  # torchao compiles its step
+def test_eight_bit_state_steps_as_adamw_does_and_comes_back_from_a_file(tmp_path):
+    """Its moments are rounded to 8 bits after each step: the first step is AdamW's own, and a file repeats the next."""
+    pytest.importorskip("torchao", reason="pip install 'rung[lowbit]'")
+    torch.manual_seed(0)
+    start, slopes = torch.randn(64, 256), [torch.randn(64, 256) for _ in range(3)]
+
+    def stepper(name):
+        model = torch.nn.Linear(256, 64, bias=False)
+        model.weight.data.copy_(start)
+        return Stepper(Masters(model), Optimizer(name=name, weight_decay=0.1))
+
+    def stepped(one, slope, rate=0.01):
+        (weight,) = one.masters.weights.values()
+        weight.grad = slope.clone()
+        one.step(rate)
+        return weight.detach().clone()
+
+    exact, rounded, resumed = stepper("adamw"), stepper("adamw-8bit"), stepper("adamw-8bit")
+    torch.testing.assert_close(stepped(rounded, slopes[0]), stepped(exact, slopes[0]), rtol=0, atol=1e-6)
+    second, truth = stepped(rounded, slopes[1]), stepped(exact, slopes[1])
+    assert 0 < (second - truth).abs().mean() < 0.1 * (truth - start).abs().mean()
+    (moment,) = [s["exp_avg"] for s in rounded.optimizers[0].state.values()]
+    assert moment.codes.dtype == torch.uint8
+
+    torch.save(rounded.state(), tmp_path / "optimizer.pt")
+    stepped(resumed, slopes[2])  # its state is made by a step
+    resumed.load(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    with torch.no_grad():
+        resumed.masters.load(rounded.masters.weights)
+    assert torch.equal(stepped(resumed, slopes[2]), stepped(rounded, slopes[2]))
