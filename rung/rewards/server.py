@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from rung.rewards.channel import Channel
 from rung.rewards.score import Failure, Verdict
-from rung.rewards.worker import Limits, Setup, work
+from rung.rewards.worker import PR_SET_PDEATHSIG, Limits, Setup, work
 
 LOADING_SECONDS = 120.0
 TICK = 1.0  # seconds between looks at whether the trainer lives and whether anything is left over
@@ -72,6 +72,8 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up byte is what matters
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            # Should we be stopped when the trainer dies, this wakes us, so that we see it and clean up.
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
         self.selector.register(self.control, selectors.EVENT_READ)
         self.selector.register(awake, selectors.EVENT_READ)
         self.start_worker()

@@ -221,8 +221,11 @@ with Graders(hostile.misbehave, workers=3, wall_seconds=1000, memory_bytes=1 << 
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_the_end_of_the_trainer_is_the_end_of_all(how):
+@pytest.mark.parametrize(
+    ("how", "stopped"),
+    [(signal.SIGKILL, False), (signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGKILL, True)],
+)
+def test_the_end_of_the_trainer_is_the_end_of_all(how, stopped):
     before = family()
     code = TRAINER.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])])
     trainer = subprocess.Popen(
@@ -230,6 +233,9 @@ def test_the_end_of_the_trainer_is_the_end_of_all(how):
     )
     assert trainer.stdout.readline() == b"now\n"
     assert len(family() - before) >= 6  # itself, the server, three workers and a daemon
+    if stopped:
+        (server,) = psutil.Process(trainer.pid).children()
+        server.suspend()
     trainer.send_signal(how)
     try:
         trainer.wait(30)
