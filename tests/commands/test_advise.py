@@ -5,18 +5,19 @@ import json
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from rung.cli import status
 from rung.commands import advise, advise_plan
-from rung.commands.advise import Advise, ask
-from rung.commands.advise_plan import Machine, Step, read, steps_of
+from rung.commands.advise import Advise, ask, described
+from rung.commands.advise_plan import Machine, Step, machine_of, memory_here, read, steps_of
 from rung.config import parse
 from rung.errors import UserError
 from rung.models.config import DecoderConfig
 from rung.pipelines.advice import SIGNALS, TABLE
-from rung.pipelines.plan import Rates, plan
+from rung.pipelines.plan import Plan, Rates, plan
 from rung.settings_judge import JudgeReward
 
 SMOLLM2 = dict(
@@ -85,6 +86,23 @@ def test_stages_follow_each_other_and_an_adapter_is_folded_in_between():
     assert first.words[-4:] == ("--lora.rank", "16", "--optimizer.learning-rate", "1e-03")
     assert fold.words == ("rung", "merge-adapter", "runs/sft", "--out", "runs/sft-merged")
     assert last.words[3] == "runs/sft-merged"
+
+
+@pytest.mark.parametrize(
+    "method", ["RLAIF: DPO on a judge's pairs", "SFT on revised answers", "rejection sampling", "RLHF"]
+)
+def test_what_asks_or_judges_moves_no_weight_so_the_training_after_it_starts_from_the_start(method):
+    row = next(row for row in TABLE if row.method == method)
+    places = {name: PLACES[name] for name in row.needs}
+    *_, last = steps_of(row, Advise(), places, ROOMY)
+    assert last.words[2:4] == ("--model", "smollm2-135m")
+
+
+def test_a_line_that_has_adapters_already_gets_none_from_what_makes_it_fit():
+    row = next(row for row in TABLE if row.method == "SFT with LoRA")
+    [step] = steps_of(row, Advise(), {"demonstrations": "d.jsonl"}, Machine(0.1, Rates(1e12)))
+    assert step.words.count("--lora.rank") == 1
+    assert step.changed == ("--micro-tokens", "512", "--recompute")
 
 
 def test_a_command_gets_the_first_change_with_which_it_fits():
@@ -162,6 +180,9 @@ def test_text_and_json_say_the_same(capsys):
         found["alternative"]["steps"][0]["command"],
     ):
         assert said in text
+    left_out = ", ".join(found["alternative"]["risks_not_afforded"])
+    assert f"which --afford leaves out: {left_out}\n" in text
+    assert "--afford leaves out" not in run(capsys, *words[:-2])
     assert f"{found['steps'][0]['memory_gb']:.1f} GB" in text and "likelihood displacement" in text
     assert found["steps"][0]["memory_gb"] == pytest.approx(
         max(sum(parts.values()) for parts in found["steps"][0]["phases_gb"].values()), abs=0.02
@@ -176,6 +197,43 @@ def test_what_does_not_fit_is_said(capsys):
         and "to fit, it has --micro-tokens 512" in said
     )
     assert "warning" not in run(capsys, "--pairs", "p")
+
+
+def test_every_step_has_to_fit():
+    steps = [Step(("rung",), Plan({"training": {"weights": size}})) for size in (2.0, 3.0)]
+    assert [described(TABLE[0], steps, memory)["fits"] for memory in (2.5, 3.0)] == [False, True]
+
+
+def test_the_machine_is_the_one_told_and_else_this_one(monkeypatch):
+    told = machine_of(16, 2)
+    assert (told.memory, told.rates.matrix) == (16, 2e12)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=32 * 10**9))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert memory_here() == machine_of(0, 2).memory == 32
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda i: SimpleNamespace(total_memory=80 * 10**9)
+    )
+    assert memory_here() == 80
+
+
+def test_a_time_with_a_remark_is_a_bound():
+    remark = "at most: as if every answer were max_tokens long"
+    bound = Step(("rung",), Plan({"training": {"weights": 2.0}}, 7200.0, remark)).as_object()
+    assert advise_plan.said(bound) == ["2.0 GB", "at most 2:00:00, as if every answer were max_tokens long"]
+    exact = Step(("rung",), Plan({"training": {"weights": 2.0}}, 7200.0)).as_object()
+    assert advise_plan.said(exact) == ["2.0 GB", "about 2:00:00"]
+    assert advise_plan.said(Step(("rung",), Plan({}, remark="folds")).as_object()) == [
+        "no memory to speak of",
+        "folds",
+    ]
+
+
+def test_a_server_cannot_be_sampled_by_rft(capsys):
+    places = ["--teacher", "http://x/v1", "--verifier", "gsm8k:data"]
+    assert run(capsys, *places).startswith("method   GRPO: ")
+    places[1] = "large"
+    assert run(capsys, *places).startswith("method   GRPO after a teacher's checked answers: ")
 
 
 def test_a_judge_file_is_shown_where_a_line_names_one(capsys):
@@ -240,6 +298,7 @@ def test_what_else_learns_from_the_same_is_named_with_its_lines(capsys):
         (("--reward", "score.py:kind"), "is a --verifier"),
         (("--teacher", "smollm2-135m"), "from itself is 0"),
         (("--pairs", "p", "--memory", "-1"), "--memory is -1"),
+        (("--pairs", "p", "--memory", "inf"), "--memory is inf"),
         (("--pairs", "p", "--teraflops", "nan"), "--teraflops is nan"),
         (("--pear", "p"), "pairs"),
     ],
