@@ -30,21 +30,9 @@ class Masters:
                 self.weights[name] = parameter
             else:
                 self.weights[name] = parameter.detach().float()
-                parameter.register_post_accumulate_grad_hook(self._collector(name))
-
-    def _collector(self, name: str):
-        master = self.weights[name]
-
-        def collect(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            buffer = self.buffers.setdefault(name, torch.empty_like(master))
-            if master.grad is None:
-                master.grad = buffer.copy_(parameter.grad)
-            else:
-                buffer.add_(parameter.grad)
-            parameter.grad = None
-
-        return collect
+                parameter.register_post_accumulate_grad_hook(
+                    collector(self.weights[name], self.buffers, name)
+                )
 
     def gradients(self, *, complete: bool = False) -> list[Tensor]:
         """Those that exist; `complete` makes zeros for the rest (an expert no token chose), so ranks agree."""
@@ -70,6 +58,22 @@ class Masters:
         for name, weight in self.weights.items():
             weight.copy_(tensors[name])
         self.publish()
+
+
+def collector(master: Tensor, buffers: dict[str, Tensor], name: str):
+    """What adds a weight's gradient to its master's. It must not know the weight: a hook that does is never freed, and
+    with it the run's whole state, for the collector of cycles does not see hooks."""
+
+    def collect(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        buffer = buffers.setdefault(name, torch.empty_like(master))
+        if master.grad is None:
+            master.grad = buffer.copy_(parameter.grad)
+        else:
+            buffer.add_(parameter.grad)
+        parameter.grad = None
+
+    return collect
 
 
 def learning_rate(settings: Optimizer, step: int, steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ def load_model(
     config = read_config(path)
     if not supported(config):
         return TransformersDecoder(path, config, dtype).to(device)
+    gc.collect()  # a run of this process that has ended is a circle of objects: not its model beside this one
     with torch.device("meta"):
         model = Decoder(DecoderConfig.from_hf(config))
     load_into(model, path, dtype)
