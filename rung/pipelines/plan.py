@@ -74,10 +74,6 @@ class Plan:
     def memory(self) -> float:
         return max((sum(parts.values()) for parts in self.phases.values()), default=0.0)
 
-    @property
-    def phase(self) -> str:
-        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
-
 
 @dataclass(frozen=True)
 class Rows:

@@ -218,14 +218,14 @@ def given_keys(
     found: dict[str, Given] = {}
     for dotted, value, line in pairs(node, table, env=refuse):
         place = f"{path}:{line}"
-        key = known(dotted, table, f"{place}: {name}").key if kind else dotted
+        key = known(dotted, table, f"{place}: {name}").key if kind else dotted.replace("-", "_")
         if key in found:
             raise UserError(f"{place}: {key} is given twice (before at {found[key].place})")
         found[key] = Given(words_of(value, place, table.get(key)), place)
     for dotted, (value, place) in changes.items():
         stage, _, key = dotted.partition(".")
         if stage == name:
-            key = known(key, table, place).key if kind else key
+            key = known(key, table, place).key if kind else key.replace("-", "_")
             found[key] = Given(words_of(value, place, table.get(key)), place)
     return found
 

@@ -69,7 +69,7 @@ def read_override(text: str) -> tuple[str, tuple[yaml.Node, str]]:
         node = yaml.compose(value, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UserError(f"--set {text}: {value!r} is not a YAML value; quote it") from error
-    return name.replace("-", "_"), (node or yaml.ScalarNode("tag:yaml.org,2002:str", ""), f"--set {text}")
+    return name, (node or yaml.ScalarNode("tag:yaml.org,2002:str", ""), f"--set {text}")
 
 
 def read_values(node: yaml.Node | None, path: Path, changes: Changes) -> dict[str, list[str]]:

@@ -56,11 +56,25 @@ def test_the_measured_cases_hold_one_of_each_command():
     assert {case["argv"][0] for case in measured().values()} >= {"sft", "dpo", "grpo"}
 
 
+MIXTURE = TINY | dict(
+    model_type="qwen3_moe", head_dim=8, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2,
+    mlp_only_layers=[1],
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("values", [SMOLLM2, TINY, TINY | {"tie_word_embeddings": False}])
 def test_weights_are_counted_exactly(values):
     with torch.device("meta"):
         model = Decoder(config(values))
     assert Size(config(values), 2, True).total == sum(p.numel() for p in model.parameters())
+
+
+def test_a_mixtures_experts_are_counted_exactly():
+    with torch.device("meta"):
+        model = Decoder(config(MIXTURE))
+    weights = {name: p.numel() for name, p in model.named_parameters() if not name.endswith("norm.weight")}
+    size = Size(config(MIXTURE), 2, True)
+    assert size.matrices + size.embedding == sum(weights.values())
 
 
 def test_an_adapter_is_counted_exactly():
@@ -104,6 +118,11 @@ def test_keys_and_values_are_what_the_cache_holds():
     assert Size(config(TINY), 2, True).cache(5, 100) == held
 
 
+def test_only_a_processor_in_half_precision_lays_weights_out_anew():
+    sizes = [Size(config(TINY), bytes, cpu) for bytes, cpu in ((2, True), (2, False), (4, True))]
+    assert [size.packed() for size in sizes] == [2 * (sizes[0].matrices + 100 * 32), 0, 0]
+
+
 def test_the_state_by_hand():
     size = Size(config(TINY), 2, True)
     total = size.total
@@ -115,6 +134,7 @@ def test_the_state_by_hand():
     assert trained_state(size, settings("sft", "--optimizer.average", "0.9"))["average"] == 4 * total
     muon = trained_state(size, settings("sft", "--optimizer.name", "muon"))["moments"]
     assert muon == 8 * total - 4 * size.matrices
+    assert trained_state(size, settings("sft", "--optimizer.name", "adamw-8bit"))["moments"] == 2 * total
     whole = Size(config(TINY), 4, True)
     assert trained_state(whole, settings("sft"))["masters"] == 0  # float32 weights are their own
     few = trained_state(size, settings("sft", "--lora.rank", "2"))
@@ -232,6 +252,68 @@ def test_time_is_work_over_speed():
     assert decoding_seconds(size, 100, 1, rates) == pytest.approx(100 * work / 1e8)  # arithmetic binds
     slow = Rates(matrix=1e15, memory=1e6)
     assert decoding_seconds(size, 100, 10, slow) == pytest.approx(10 * work / 1e6)  # reading the weights does
+
+
+def test_pairs_take_a_third_more_where_the_start_is_asked_too():
+    rates, rows = Rates(1e9), Rows(8, 800)
+    taken = [
+        plan(command, settings(command, "--data", "x", "--steps", "2", *words), config(TINY), rates=rates, rows=rows).seconds
+        for command, words in (("sft", ("--step-tokens", "400")), ("dpo", ("--step-pairs", "4")))
+    ]  # fmt: skip
+    assert taken[1] == pytest.approx(4 / 3 * taken[0])
+
+
+def test_no_more_tokens_are_held_at_once_than_a_step_or_a_part_of_it_has():
+    words = ("--data", "x", "--step-tokens", "5000", "--micro-tokens", "4000")
+    few = plan("dpo", settings("dpo", "--data", "x", "--step-pairs", "2"), config(TINY), rows=Rows(2, 20))
+    many = plan("dpo", settings("dpo", "--data", "x", "--step-pairs", "2"), config(TINY), rows=Rows(2, 200))
+    assert few.phases["training"]["activations"] * 10 == pytest.approx(many.phases["training"]["activations"])
+    held = plan("sft", settings("sft", *words), config(TINY), rows=Rows(2, 20)).phases["training"]
+    assert held["activations"] * 1e9 == Size(config(TINY), 2, True).activations(4000, False)
+
+
+def test_time_of_rounds_is_sampling_and_then_learning_in_every_epoch():
+    """S + e L for e epochs in each round; with a critic of its own each epoch learns twice."""
+    rates = Rates(1e9)
+
+    def seconds(command, *words):
+        return plan(
+            command,
+            settings(command, "--env", "arithmetic", "--updates", "6", *words),
+            config(TINY),
+            rates=rates,
+        ).seconds
+
+    one, two, three = (seconds("grpo", "--rounds", "3", "--epochs", str(e)) for e in (1, 2, 3))
+    assert three - two == pytest.approx(two - one) and two - one > 0
+    assert seconds("grpo", "--rounds", "6", "--epochs", "2") == pytest.approx(2 * two)
+    learning = [
+        seconds("ppo", "--critic.trunk", trunk, "--epochs", "3") - seconds("ppo", "--critic.trunk", trunk, "--epochs", "2")
+        for trunk in ("shared", "own")
+    ]  # fmt: skip
+    assert learning[1] == pytest.approx(2 * learning[0])
+
+
+def test_every_model_that_is_measured_takes_its_time():
+    def seconds(*words):
+        given = settings("eval", *words, "--env", "arithmetic", "--tasks", "10", "--max-tokens", "8")
+        return plan("eval", given, config(TINY), rates=Rates(1e9)).seconds
+
+    one = seconds("--models", "a", "--samples", "1")
+    assert seconds("--models", "a", "b", "--samples", "3") == pytest.approx(6 * one)
+
+
+def test_as_many_rows_are_sampled_at_once_as_there_are_answers_or_tasks_to_measure():
+    def sampled(*words):
+        words = ("--env", "arithmetic", "--prompts", "2", "--group", "4", "--max-tokens", "31", *words)
+        return plan("grpo", settings("grpo", *words), config(TINY)).phases["sampling"]["sampling"] * 1e9
+
+    size = Size(config(TINY), 2, True)
+    row, packed = size.cache(1, 96 + 31) + size.drawing(1), size.packed()
+    assert sampled("--slots", "64") == pytest.approx(8 * row + packed)
+    assert sampled("--slots", "5") == pytest.approx(5 * row + packed)
+    measured = ("--eval-every", "1", "--test-tasks", "20")
+    assert sampled("--slots", "64", *measured) == pytest.approx(20 * row + packed)
 
 
 def test_a_command_that_neither_trains_nor_samples_has_no_plan():

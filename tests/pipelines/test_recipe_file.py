@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import tyro
@@ -41,7 +42,13 @@ class Talk:
     prompt: tuple[str, ...] = ()
 
 
-KINDS = {"train": Train, "measure": Measure, "talk": Talk}
+@dataclass(frozen=True)
+class Sort:
+    data: tuple[str, ...] = ()
+    by: Literal["length", "score"] = "length"
+
+
+KINDS = {"train": Train, "measure": Measure, "talk": Talk, "sort": Sort}
 
 
 def settings_of(name: str) -> type:
@@ -99,6 +106,20 @@ def test_quick_and_overrides_change_values_and_keys_and_overrides_win(tmp_path):
     assert both.stage("second").settings(put).data == ("p", "q")
 
 
+def test_a_key_may_be_spelt_as_on_a_command_line(tmp_path):
+    dashed = read(tmp_path, TWO, overrides=["first.save-every=4"])
+    assert dashed.stage("first").settings(put).save_every == 4
+    (tmp_path / "s.py").touch()
+    text = "values: {the-rows: a}\nstages: {s: {script: '${here}/s.py', with: {a-b: '${values.the-rows}', c_d: 1}}}"
+    changed = read(tmp_path, text, overrides=["values.the-rows=e", "s.c-d=2"]).stage("s")
+    assert changed.words(put) == {"a_b": ["e"], "c_d": ["2"]}
+    assert read(tmp_path, text, overrides=["s.a-b=f"]).stage("s").words(put) == {"a_b": ["f"], "c_d": ["1"]}
+
+
+def test_one_input_of_several_is_enough(tmp_path):
+    assert read(tmp_path, "stages: {a: {command: measure, with: {models: m}}}").stage("a")
+
+
 def test_a_value_that_is_a_list_fills_a_list(tmp_path):
     recipe = read(tmp_path, "values: {n: [a, b]}\nstages: {s: {command: train, with: {data: '${values.n}'}}}")
     assert recipe.stage("s").settings(put).data == ("a", "b")
@@ -107,6 +128,12 @@ def test_a_value_that_is_a_list_fills_a_list(tmp_path):
 def test_here_is_the_recipes_folder(tmp_path):
     recipe = read(tmp_path, "stages: {s: {command: train, with: {data: '${here}/x'}}}")
     assert recipe.stage("s").settings(put).data == (f"{tmp_path}/x",)
+    (tmp_path / "s.py").touch()
+    text = (
+        "values: {rows: '${here}/x'}\nstages: {s: {script: '${here}/s.py', with: {data: '${values.rows}'}}}"
+    )
+    stage = read(tmp_path, text).stage("s")
+    assert (stage.command, stage.words(put)) == (f"{tmp_path}/s.py", {"data": [f"{tmp_path}/x"]})
 
 
 def test_stdout_and_out_make_a_file(tmp_path):
@@ -152,6 +179,9 @@ STAGE = "stages:\n  a: {command: train, with: {data: d}}\n"
          "writes to the screen only"),
         (STAGE + "  f: {command: train, with: {data: d, out: w.jsonl}}\n"
          "  b: {command: train, with: {data: d, model: '${f.model}'}}", "it has no model"),
+        (STAGE + "  f: {command: train, with: {data: d, out: w.jsonl}}\n"
+         "  b: {command: train, with: {data: d, model: '${f.rollouts}'}}", "it has no rollouts"),
+        ("stages: {a: {command: train, with: {data: d, env: {SOME: x}}}}", "a stage has no env block"),
         ("values: {v: [1, 2]}\nstages: {a: {command: train, with: {data: 'x${values.v}'}}}", "is a list"),
         ("stages:\n  a:\n    command: train\n    with:\n      data: [${b.file}, x]", "quote a reference there"),
     ],
@@ -246,6 +276,32 @@ def test_a_data_file_counts_by_its_content(tmp_path):
     assert {name for name in before if before[name] != after[name]} == {"a", "b"}
 
 
+def test_a_word_that_chooses_among_words_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "length").mkdir()
+    text = "stages: {a: {command: sort, with: {data: d, by: length}}}"
+    before = keys(tmp_path, text)
+    (tmp_path / "length" / "x").touch()
+    assert keys(tmp_path, text) == before
+    text = text.replace("data: d", "data: length")
+    before = keys(tmp_path, text)
+    (tmp_path / "length" / "y").touch()
+    assert keys(tmp_path, text) != before
+
+
+def test_the_versions_that_count_are_those_of_what_computes(tmp_path, monkeypatch):
+    found = {"rung": "1", "torch": "1", "transformers": "1", "tokenizers": "1", "numpy": "1", "python": "1"}
+
+    def of(**changed):
+        monkeypatch.setattr("rung.pipelines.stage_key.versions", lambda: found | changed)
+        return keys(tmp_path, CHAIN)
+
+    before = of()
+    assert of(numpy="2", python="2") == before
+    for name in ("rung", "torch", "transformers", "tokenizers"):
+        assert not set(of(**{name: "2"}).values()) & set(before.values())
+
+
 def test_another_command_with_the_same_settings_is_another_stage(tmp_path):
     [stage] = read(tmp_path, STAGE).stages
     other = replace(stage, command="train more")
@@ -293,6 +349,16 @@ def test_a_run_counts_by_its_latest_checkpoint(tmp_path):
     assert digests.of(tmp_path) == before
     (tmp_path / "LATEST").write_text("step-1\n")
     assert digests.of(tmp_path) != before
+
+
+def test_a_folder_counts_by_its_files_names_and_bytes_and_not_by_what_python_leaves(tmp_path):
+    (tmp_path / "a").write_text("one")
+    before = Digests().of(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "a.pyc").write_text("compiled")
+    assert Digests().of(tmp_path) == before
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert Digests().of(tmp_path) != before
 
 
 def test_digests_are_remembered_until_a_file_changes(tmp_path):

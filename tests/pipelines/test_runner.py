@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,7 +105,9 @@ def case(tmp_path) -> Case:
 
 
 def test_a_recipe_runs_in_order_and_then_not_again(case, capfd):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert case.run() == "abcd"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert (case.places()["d"].folder / "text").read_text() == "a\nb\nc\nd\n"
     assert case.run() == ""
     assert "[4/4] d: done before" in capfd.readouterr().err
@@ -153,6 +156,13 @@ def test_a_stage_that_fails_ends_the_run_with_its_code_and_keeps_what_is_done(ca
     assert stop.value.code == 7 and case.ran() == "ab"
     assert case.places("b.fail=7")["b"].record()["state"] == "failed"
     assert case.run() == "bcd"
+
+
+def test_a_stage_that_says_it_was_interrupted_has_stopped_and_not_failed(case):
+    with pytest.raises(RunStopped, match=r"stopped in the stage b.*the same again") as stop:
+        case.run("b.fail=130")
+    assert stop.value.code == 130 and case.ran() == "ab"
+    assert case.places("b.fail=130")["b"].record()["state"] == "stopped"
 
 
 def test_a_stage_killed_from_outside_is_said(tmp_path):
@@ -213,6 +223,14 @@ def test_time_and_memory_are_measured(tmp_path):
     assert 0.2 < record["peak_memory"] < 0.3 and 0.3 <= record["seconds"] < time.monotonic() - began
 
 
+def test_time_adds_up_over_interruptions_and_memory_is_the_most_there_was(case):
+    (case.root / "pipeline").mkdir(parents=True)
+    write_record(case.places()["a"], "stopped", seconds=1000.0, peak_memory=50.0)
+    case.run()
+    record = case.places()["a"].record()
+    assert 1000 < record["seconds"] < 1100 and record["peak_memory"] == 50
+
+
 # ---- interruptions ----
 
 
@@ -222,49 +240,75 @@ from pathlib import Path
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 out = Path(given["--out"])
 out.mkdir()
-(out / "begun").touch()
+ends = []
 def saved(*_):
-    (out / "saved").touch()
-    sys.exit(130)
+    with (out / "saved").open("a") as file:
+        file.write("once ")
+    ends.append(time.monotonic() + 0.3)
 signal.signal(signal.SIGINT, saved)
+signal.signal(signal.SIGTERM, saved)
+(out / "begun").touch()
 while not Path(__file__).with_name("go").exists():
+    if ends and time.monotonic() > ends[0]:
+        sys.exit(130)
     time.sleep(0.01)
 (out / "text").write_text("through")
 """
 
 
-def start(folder: Path) -> tuple[Case, subprocess.Popen]:
-    case = Case(folder, "stages: {a: {script: SCRIPT}}", WAIT)
-    words = [sys.executable, "-m", "rung", "pipeline", "run", str(case.file), "--out", str(case.root)]
-    runner = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    begun = case.places()["a"].folder / "begun"
-    wait_for(begun.exists)
-    return case, runner
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[..., tuple[Case, subprocess.Popen]]]:
+    """A runner in the middle of its first stage of two; none is left behind, whatever the test finds."""
+    runners = []
+
+    def start(code: int = 130) -> tuple[Case, subprocess.Popen]:
+        text = "stages: {a: {script: SCRIPT}, b: {script: SCRIPT, with: {from: '${a.folder}'}}}"
+        case = Case(tmp_path, text, WAIT.replace("130", str(code)))
+        words = [sys.executable, "-m", "rung", "pipeline", "run", str(case.file), "--out", str(case.root)]
+        runner = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        runners.append(runner)
+        wait_for((case.places()["a"].folder / "begun").exists)
+        return case, runner
+
+    yield start
+    for runner in runners:
+        runner.kill()
+        runner.wait()
+        runner.stderr.close()
 
 
-def wait_for(condition, seconds: float = 20.0) -> None:
+def wait_for(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_ctrl_c_reaches_the_stage_once_and_says_how_to_go_on(tmp_path):
-    case, runner = start(tmp_path)
-    runner.send_signal(signal.SIGINT)
-    _, said = runner.communicate(timeout=20)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_reaches_the_stage_once_and_says_how_to_go_on(start, tmp_path, number):
+    case, runner = start()
+    os.killpg(runner.pid, number)  # to the whole group, as a terminal sends it
+    _, said = runner.communicate(timeout=60)
     assert runner.returncode == 130
     assert f"Go on with: rung pipeline run {case.file} --out {case.root}" in said
     place = case.places()["a"]
-    assert (place.folder / "saved").exists() and place.record()["state"] == "stopped"
+    assert (place.folder / "saved").read_text() == "once " and place.record()["state"] == "stopped"
     (tmp_path / "go").touch()
     case.run()
     assert sorted(path.name for path in place.folder.iterdir()) == ["begun", "text"]
 
 
+def test_a_stage_that_ends_well_on_ctrl_c_is_done_and_no_other_begins(start):
+    case, runner = start(code=0)
+    runner.send_signal(signal.SIGINT)
+    _, said = runner.communicate(timeout=60)
+    assert runner.returncode == 130 and "stopped in the stage a; what is done is kept" in said
+    assert case.places()["a"].done() and not case.places()["b"].folder.exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the child with its parent")
-def test_kill_9_leaves_nobody_working_and_the_same_again_starts_clean(tmp_path):
-    case, runner = start(tmp_path)
+def test_kill_9_leaves_nobody_working_and_the_same_again_starts_clean(start, tmp_path):
+    case, runner = start()
     children = psutil.Process(runner.pid).children()
     assert len(children) == 1
     with pytest.raises(UserError, match="is being run by another process"):
@@ -272,7 +316,6 @@ def test_kill_9_leaves_nobody_working_and_the_same_again_starts_clean(tmp_path):
     runner.kill()
     runner.wait()
     wait_for(lambda: not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE)
-    runner.stderr.close()
     assert case.places()["a"].record()["state"] == "running"
     (tmp_path / "go").touch()
     case.run()
@@ -296,8 +339,10 @@ def test_a_training_with_a_checkpoint_is_resumed_and_one_without_begins_anew(tmp
     (case.root / "pipeline").mkdir(parents=True)
     Run.create(place.folder, {})
     assert place.way() == "run"
+    partial = place.folder.with_name(place.folder.name + ".partial")
+    partial.mkdir()
     assert prepare(place, [place], "run")[:2] == ["rung", "train"]
-    assert not place.folder.exists()
+    assert not place.folder.exists() and not partial.exists()
     run = Run.create(place.folder, {})
     run.checkpoint_path(3).mkdir(parents=True)
     run.set_latest(3)
