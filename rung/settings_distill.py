@@ -41,5 +41,10 @@ class DistillOnPolicy(Rl):
     """A model with the student's tokenizer: a name, a folder, or the http address of a server that gives log-probs."""
     teacher_name: str = ""
     """The teacher's name on its server, where the server has several."""
-    method: Literal["reverse_kl", "teacher_score"] = "reverse_kl"  # type: ignore[assignment]
-    """reverse_kl credits each token with log teacher - log student; teacher_score is REINFORCE on its log-prob of all."""
+    method: Literal["reverse_kl", "teacher_score", "gkd"] = "reverse_kl"  # type: ignore[assignment]
+    """reverse_kl credits each token with log teacher - log student; teacher_score is REINFORCE on its log-prob of all;
+    gkd compares the two whole distributions at each place."""
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "reverse_kl"
+    """Of gkd: what is made small."""
+    beta: float = 0.5
+    """Of gkd's jensen_shannon: near 0 it is forward KL, near 1 reverse KL."""

@@ -27,7 +27,7 @@ from rung.pipelines.setup import Subject
 from rung.pipelines.sft import lines_of, mean_context, read_data, source_of
 from rung.pipelines.stage import load_stage, micro_tokens, open_stage, run_stage
 from rung.pipelines.teacher import Lesson, check_teacher, prepare, vocabulary_of
-from rung.settings_distill import Distill
+from rung.settings_distill import Distill, DistillOnPolicy
 from rung.sources.demonstrations import DemonstrationSource
 from rung.train import Method, Metrics, Totals
 
@@ -60,7 +60,7 @@ def distill(settings: Distill) -> Path:
     )
 
 
-def measure_of(settings: Distill) -> Measure:
+def measure_of(settings: Distill | DistillOnPolicy) -> Measure:
     try:
         return Measure(settings.divergence, settings.beta)
     except ValueError as error:

@@ -3,7 +3,8 @@
     environment -> collector (play, grade) -> the teacher's log-prob of each token -> credit -> policy gradient
 
 Everything but the credit is `pipelines/rl.py`. The environment's grader is asked too, where there is one: its reward
-is logged with every round and decides nothing.
+is logged with every round and decides nothing. With `gkd` the loss reads no credit: at every place that the student
+came to, it is the divergence of the two models' whole distributions (GKD, 2306.13649, all data the student's own).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import numpy as np
 
 from rung.advantages.recipes import Recipe
 from rung.advantages.teacher import reverse_kl, teacher_score
-from rung.batch import Example, Rollout
+from rung.batch import Batch, Example, Rollout, TokenScores
 from rung.config import to_dict
 from rung.endpoint import is_url
 from rung.envs.environment import Environment
 from rung.errors import UserError
+from rung.methods.distill import distill
 from rung.models.fallback import Model
 from rung.models.load import load_model
+from rung.models.taught import live_teacher, score_against
+from rung.pipelines.distill import in_words, measure_of
 from rung.pipelines.recipe import recipe_of
 from rung.pipelines.rl import Player, reward_for, rl
 from rung.pipelines.teacher import check_name, endpoint_teacher, vocabulary_of
@@ -33,6 +37,7 @@ from rung.rollouts.columns import Graded
 from rung.settings_distill import DistillOnPolicy
 from rung.sources.collector import Collector
 from rung.sources.experience import ExperienceSource
+from rung.train import Method
 
 
 def distill_on_policy(settings: DistillOnPolicy) -> Path:
@@ -45,7 +50,13 @@ def distill_on_policy(settings: DistillOnPolicy) -> Path:
         )
     if settings.method == "teacher_score" and settings.group == 1:
         raise UserError("--method teacher_score compares answers to one prompt. Write --group 2 or more.")
+    measure_of(settings)
     if is_url(settings.teacher):
+        if settings.method == "gkd":
+            raise UserError(
+                "--method gkd compares whole distributions, and a server gives log-probs of a few tokens. Write "
+                "--method reverse_kl, or name a teacher that can be loaded here."
+            )
         if settings.temperature != 1:
             raise UserError("A server's log-probs are at temperature 1. Leave --temperature out.")
     else:
@@ -64,7 +75,7 @@ class Taught:
         graded = self.collect(round)
         rollouts = [record.rollout for record in graded]
         teacher = [np.asarray(record.reference_logprob) for record in graded]
-        if self.method == "reverse_kl":
+        if self.method != "teacher_score":  # of gkd it is what the record shows
             credit = [
                 reverse_kl(rollout.sampler_logprob, said, rollout.by_model)
                 for rollout, said in zip(rollouts, teacher, strict=True)
@@ -96,6 +107,11 @@ def recipe_for(settings: Any) -> Recipe:
             f"--parts.{given[0].replace('_', '-')} changes how a reward becomes credit, and here credit is the "
             "teacher's word. Leave it out."
         )
+    given = [name for name, value in to_dict(settings.loss).items() if value is not None]
+    if given and settings.method == "gkd":
+        raise UserError(
+            f"--loss.{given[0].replace('_', '-')} is about a policy gradient, and gkd's loss is a divergence. Leave it out."
+        )
     group = settings.group or (4 if settings.method == "teacher_score" else 1)
     as_rl: Any = replace(settings, method="reinforce_plus_plus", group=group)
     return replace(recipe_of(as_rl), whiten=False, reward_beta=1.0)
@@ -122,7 +138,28 @@ class TaughtPlayer(Player):
             return self.model
         model: Any = load_model(self.settings.teacher, self.subject.dtype, self.subject.device)
         model.batch_invariant = self.settings.batch_invariant
-        return model.requires_grad_(False).eval()
+        model.requires_grad_(False).eval()
+        if self.settings.method == "gkd":
+            self.compare = self._comparison(model)
+        return model
+
+    def _comparison(self, teacher: Model) -> Callable[[Model, Batch], TokenScores]:
+        settings = self.settings
+        size = vocabulary_of(settings.model, settings.teacher).size
+        options: Any = {"temperature": settings.temperature or 1.0, "head_float32": settings.head_float32}
+        live, measure = live_teacher(teacher, size, **options), measure_of(settings)
+        return lambda model, batch: score_against(model, batch, live, measure, size=size, **options)
+
+    def _score(self, model: Model, batch: Batch) -> TokenScores:
+        return self.compare(model, batch) if self.settings.method == "gkd" else super()._score(model, batch)
+
+    def _loss(self) -> Method:
+        return distill if self.settings.method == "gkd" else super()._loss()
+
+    def _loss_in_words(self) -> str:
+        if self.settings.method != "gkd":
+            return super()._loss_in_words()
+        return f"{in_words(measure_of(self.settings))} to the teacher per token of the student's own"
 
     def equip(self, collector: Collector, source: ExperienceSource, state: Any) -> None:
         if is_url(self.settings.teacher):

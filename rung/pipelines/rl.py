@@ -63,7 +63,7 @@ from rung.rollouts.store import RolloutStore
 from rung.settings_rl import Rl
 from rung.sources.collector import Collector, ScoreRollouts
 from rung.sources.experience import ExperienceSource, example
-from rung.train import Metrics
+from rung.train import Method, Metrics
 
 
 def rl(settings: Rl, command: str = "rl", kind: type[Player] | None = None) -> Path:
@@ -188,7 +188,7 @@ class Player:
         try:
             return run_stage(
                 stage, self.subject, state, source, partial(self._score, model),
-                partial(find(recipe.loss), **recipe.loss_options),
+                self._loss(),
                 steps=settings.rounds * self.updates,
                 config=config,
                 lines=self._lines(),
@@ -211,6 +211,9 @@ class Player:
 
     def equip(self, collector: Collector, source: ExperienceSource, state: Any) -> None:
         """What else a round is made of; nothing here."""
+
+    def _loss(self) -> Method:
+        return partial(find(self.recipe.loss), **self.recipe.loss_options)
 
     def _loss_in_words(self) -> str:
         recipe = self.recipe

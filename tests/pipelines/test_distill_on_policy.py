@@ -8,6 +8,7 @@ from rl_case import ENV, rounds, steps
 
 import rung.pipelines.observe
 from rung.cli import status
+from rung.models.load import load_model
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,33 @@ def test_the_teachers_score_is_credit_of_the_whole_answer(tiny_folder, teacher, 
             np.testing.assert_allclose(record.advantage, score - said.mean(), atol=1e-6)
 
 
+@torch.no_grad()
+def states(model, ids):
+    from rung.models.decoder import Documents
+
+    return model(ids, torch.arange(len(ids)), Documents((len(ids),))).states_ND
+
+
+@pytest.mark.parametrize("kind", ["reverse_kl", "forward_kl"])
+def test_gkd_compares_whole_distributions_where_the_student_went(tiny_folder, teacher, tmp_path, kind):
+    line = on_policy(tiny_folder, tmp_path / "run", teacher, "--method", "gkd", "--divergence", kind)
+    assert status([*line, "--rounds", "1"]) == 0
+    student, sage = load_model(tiny_folder).eval(), load_model(teacher).eval()
+    places = []
+    for record in rounds(tmp_path / "run")[0]:
+        rollout = record.rollout
+        ids = torch.tensor([*rollout.prompt_ids, *rollout.token_ids])
+        ours, theirs = (
+            torch.log_softmax(model.logits(states(model, ids)).double(), -1)[len(rollout.prompt_ids) - 1 : -1]
+            for model in (student, sage)
+        )
+        under = ours if kind == "reverse_kl" else theirs
+        places.append((under.exp() * (under - (theirs if kind == "reverse_kl" else ours))).sum(-1))
+    first = steps(tmp_path / "run")[0]
+    assert first["loss"] == pytest.approx(torch.cat(places).mean().item(), rel=1e-4)
+    assert first["teacher_divergence"] == first["loss"] and first["grad_norm"] > 0
+
+
 ON_POLICY_REFUSED = {
     "no teacher": (["--teacher", ""], "No teacher was given"),
     "top-p": (["--top-p", "0.9"], "not the student's own"),
@@ -67,6 +95,9 @@ ON_POLICY_REFUSED = {
     "parts": (["--parts.whiten", "true"], "--parts.whiten changes how a reward becomes credit"),
     "sizes": (["--prompts", "0"], "--prompts is 0"),
     "server": (["--teacher", "http://127.0.0.1:9/v1", "--temperature", "0.5"], "at temperature 1"),
+    "server, gkd": (["--teacher", "http://127.0.0.1:9/v1", "--method", "gkd"], "can be loaded here"),
+    "loss": (["--method", "gkd", "--loss.clip-low", "0.1"], "--loss.clip-low is about a policy gradient"),
+    "beta": (["--method", "gkd", "--divergence", "jensen_shannon", "--beta", "2"], "--beta"),
 }
 
 
