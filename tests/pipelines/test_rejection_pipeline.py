@@ -81,6 +81,11 @@ def test_a_stage_has_its_temperature_and_asks_only_tasks_that_lack_answers(plain
     lack = {t for t in {one.task for one in first} if sum(one.task == t for one in fates) < 2}
     assert {one.task for one in later} == lack and lack != {one.task for one in first}
     store = RolloutStore(plain)
+    group_of = [{g.rollout.task: g.rollout.group for g in store.read(n)} for n in store.rounds()]
+    begun = {task: group for found in group_of[:3] for task, group in found.items()}
+    again = {task: group for found in group_of[3:] for task, group in found.items()}
+    assert sorted(begun.values()) == list(range(5))
+    assert again == {task: 5 + begun[task] for task in lack}  # a stage throws dice of its own
     for number, stage in ((0, first), (store.rounds()[-1], later)):
         found = [g.rollout for g in store.read(number)]
         same = all(np.array_equal(r.sampler_logprob, r.policy_logprob) for r in found)
@@ -126,15 +131,17 @@ def test_a_kill_between_the_files_of_a_round_leaves_no_trace(plain, tmp_path):
     assert len(Run.open(run).metrics()) == last + 1
 
 
-def test_other_weights_are_refused(tiny_folder, plain, tmp_path):
-    run, other = tmp_path / "run", tmp_path / "model"
+@pytest.mark.parametrize(("key", "what"), [("start_digest", "weights"), ("data_digest", "tasks")])
+def test_other_weights_and_other_tasks_are_refused(plain, tmp_path, capsys, key, what):
+    run = tmp_path / "run"
     shutil.copytree(plain, run)
-    shutil.copytree(tiny_folder, other)
     config = json.loads((run / "config.json").read_text())
-    config["start_digest"] = "0" * 64
+    config[key] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
     Run(run).stop("as if killed")
     assert status(["rft", "--resume", str(run)]) == 2
+    assert f"was started with other {what}" in " ".join(capsys.readouterr().err.split())
+    assert Run.open(run).status()["reason"] == f"its {what} have changed"
 
 
 def test_the_rows_train_and_mix_by_weight(tiny_folder, plain, rows_file, tmp_path):
