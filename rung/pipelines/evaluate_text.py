@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import exp, log
+from math import exp, inf, log
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class TextScore:
     def perplexity(self) -> Estimate:
         """Per token of the model's own tokenizer: comparable between models that share it, and no others."""
         rate = ratio(-self.logprob, self.tokens)
-        return Estimate(exp(rate.value), exp(rate.low), exp(rate.high))
+        return Estimate(*(inf if x >= 700 else exp(x) for x in (rate.value, rate.low, rate.high)))
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:

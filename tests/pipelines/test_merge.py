@@ -1,10 +1,13 @@
 """`rung merge` from folder to folder on tiny Llamas: the numbers, the memory, the checks and what is refused."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from folder_case import tiny_model, tiny_tokenizer
@@ -12,12 +15,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rung.cli import status
+from rung.errors import UserError
+from rung.eval.intervals import Estimate
 from rung.merge.blocks import blocks_of
 from rung.merge.dare import dare
 from rung.models.folder import digest, read_tensors
 from rung.models.stream import stored_digest, stored_tensors, write_stream
 from rung.pipelines import merge as pipeline
+from rung.pipelines import merge_measure as measure
+from rung.pipelines.evaluate_text import TextScore
 from rung.pipelines.merge import plan, write_merge
+from rung.pipelines.merge_measure import documents, scored
 from rung.pipelines.merge_methods import mean
 
 
@@ -191,6 +199,25 @@ def test_tokens_are_brought_together_by_their_string(tmp_path, folders, capsys):
     assert all(torch.equal(found[n], plain[n]) for n in found if n != name)
 
 
+def test_spare_rows_of_one_model_are_not_averaged_with_nothing(tmp_path, folders, capsys):
+    name = "model.embed_tokens.weight"
+    padded = edited(
+        folders["b"], tmp_path / "padded", lambda t: t | {name: torch.cat([t[name], torch.full((4, 32), 9.0)])},
+        dict(vocab_size=304),
+    )  # fmt: skip
+    refused(capsys, tmp_path / "m", folders["a"], padded, message="--align-tokens brings vocabularies of")
+    assert run(folders["a"], folders["b"], "--no-perplexity", "--out", tmp_path / "plain") == 0
+    words = ["--align-tokens", "--no-perplexity", "--out"]
+    assert run(folders["a"], padded, *words, tmp_path / "short") == 0
+    assert run(padded, folders["a"], *words, tmp_path / "long") == 0
+    plain, short, long = (weights(tmp_path / each)[name] for each in ("plain", "short", "long"))
+    used = AutoTokenizer.from_pretrained(folders["a"]).get_vocab().values()
+    rows = sorted(used)
+    torch.testing.assert_close(short[rows], plain[rows], atol=1e-7, rtol=0)
+    torch.testing.assert_close(long[rows], plain[rows], atol=1e-7, rtol=0)
+    assert short.shape == plain.shape and (long[300:] == 9.0).all()
+
+
 def test_other_tokens_of_the_same_number_are_refused(tmp_path, folders, capsys):
     other_vocabulary(folders["b"], tmp_path / "moved")
     tensors = weights(tmp_path / "moved")
@@ -292,6 +319,41 @@ def test_a_repeated_head_of_a_tied_model_is_written_once(tmp_path, folders):
     assert "lm_head.weight" not in weights(tmp_path / "m")
 
 
+def test_whole_numbers_must_agree_and_keep_their_type(tmp_path, folders, capsys):
+    a, same, other = (
+        edited(folders[name], tmp_path / out, lambda t, n=n: t | {"steps": torch.tensor([3, n])})
+        for name, out, n in (("a", "a", 4), ("b", "same", 4), ("b", "other", 5))
+    )
+    assert run(a, same, "--dtype", "bfloat16", "--no-perplexity", "--out", tmp_path / "m") == 0
+    assert weights(tmp_path / "m")["steps"].tolist() == [3, 4]
+    assert weights(tmp_path / "m")["steps"].dtype == torch.int64
+    refused(capsys, tmp_path / "n", a, other, message="steps holds whole numbers, which cannot be averaged")
+
+
+def test_the_first_tuned_model_with_a_template_gives_config_and_tokenizer(tmp_path, folders):
+    mute = edited(folders["a"], tmp_path / "mute")
+    (mute / "chat_template.jinja").unlink()
+    names = [str(mute), str(folders["b"])]
+    assert plan(names, str(folders["base"])).reference.name == names[1]
+    assert plan(names[:1], str(folders["base"])).reference.name == names[0]
+    (mute / "generation_config.json").write_text('{"temperature": 0.3}')
+    assert run(mute, mute, "--no-perplexity", "--out", tmp_path / "m") == 0
+    assert json.loads((tmp_path / "m" / "generation_config.json").read_text()) == {"temperature": 0.3}
+    (mute / "generation_config.json").unlink()
+    assert run(mute, mute, "--no-perplexity", "--out", tmp_path / "n") == 0
+    assert json.loads((tmp_path / "n" / "generation_config.json").read_text())["eos_token_id"] == [2]
+
+
+def test_space_is_asked_for_before_anything_is_read(tmp_path, folders, monkeypatch):
+    asked = []
+    monkeypatch.setattr("rung.publish.require_space", lambda path, size: asked.append(size))
+    for dtype in ("float32", "bfloat16"):
+        words = ["--dtype", dtype, "--no-perplexity", "--out", tmp_path / dtype]
+        assert run(folders["a"], folders["b"], *words) == 0
+    bytes = sum(tensor.nbytes for tensor in weights(folders["a"]).values())
+    assert [size - 20_000_000 for size in asked] == [bytes + bytes // 100, bytes // 2 + bytes // 200]
+
+
 def test_sums_beyond_the_type_are_refused(tmp_path, folders, capsys):
     words = ["--method", "task-arithmetic", "--base", folders["base"], "--dtype", "float16", "--scale", 1e9]
     refused(capsys, tmp_path / "m", folders["a"], *words, message="beyond the range of float16")
@@ -346,12 +408,49 @@ def test_the_greedy_soup_is_the_mean_of_its_members(tmp_path, folders, texts, ca
     assert "soup of " in capsys.readouterr().out
     lineage = json.loads((out / "lineage.json").read_text())
     members = lineage["members"]
+    rows = documents(str(texts))
+    assert lineage["alone"] == {str(name): -scored(name, rows).per_byte().value for name in names}
     assert lineage["metric"] >= max(lineage["alone"].values())
     expected = tmp_path / "mean"
     expected.mkdir()
     write_merge(plan(members, ""), mean(len(members)), expected)
     assert digest(read_tensors(expected)) == digest(read_tensors(out))
     assert not (out / "trial").exists()
+
+
+def said_of(bits: float) -> SimpleNamespace:
+    estimate = Estimate(bits, bits - 0.1, bits + 0.1)
+    return SimpleNamespace(per_byte=lambda: estimate, perplexity=lambda: estimate)
+
+
+def test_a_merge_is_compared_with_the_worst_of_its_parents(tmp_path, monkeypatch):
+    found = {tmp_path: 2.19, "a": 1.0, "b": 2.0}
+    monkeypatch.setattr(measure, "scored", lambda name, rows: said_of(found[name]))
+    lines = measure.compare_perplexity(tmp_path, ["a", "b", "a"], "").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["merged", "a", "b"]
+    assert lines[1].split() == ["merged", "2.1900", "2.0900", "to", "2.2900", "2.190"]
+    found[tmp_path] = 2.21
+    assert "more than a tenth worse" in measure.compare_perplexity(tmp_path, ["a", "b"], "").splitlines()[-1]
+    for broken in (math.inf, math.nan):
+        found[tmp_path] = broken
+        with pytest.raises(UserError, match="it was not written"):
+            measure.compare_perplexity(tmp_path, ["a", "b"], "")
+
+
+def test_a_perplexity_beyond_what_a_float_holds_is_infinite():
+    one = np.array([2])
+    score = TextScore("m", np.array([-2000.0]), one, one, ("row",), 0)
+    assert score.perplexity().value == math.inf
+    assert score.per_byte().value == pytest.approx(1000 / math.log(2))
+
+
+def test_the_front_is_of_less_forgotten_and_more_gained():
+    def points(*pairs):
+        return [measure.Point(0.0, Estimate(k, k, k), Estimate(g, g, g)) for k, g in pairs]
+
+    both = points((1.0, 0.2), (1.5, 0.9), (1.6, 0.8), (1.0, 0.1))
+    assert [p.best for p in measure.on_front(both, lower_gain=False)] == [True, True, False, False]
+    assert [p.best for p in measure.on_front(both, lower_gain=True)] == [False, False, False, True]
 
 
 def test_the_sweep_marks_what_no_other_beats(tmp_path, folders, texts, capsys):
