@@ -20,7 +20,7 @@ Memory, in bytes, of P weights of which T are trained, b bytes each (2 in bf16 a
     loading      the checkpoint's own tensors while the masters are filled from them
 
 A run goes through phases - loading, sampling, training - and each frees what it alone needs; the plan is the largest.
-A CPU process also holds on to pages it has freed: SLACK of the training and sampling phases' own tensors.
+Not counted is what a CPU process holds on to besides: pages freed within a step, the machine code of its products.
 
 Disk: each checkpoint that stays holds the weights, the masters, the moments and the average.
 
