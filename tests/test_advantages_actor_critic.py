@@ -136,6 +136,12 @@ def test_the_multiplier_moves_in_log_space_and_stays_within_its_bounds():
     assert 0 < small < 0.02
 
 
+def test_a_cost_of_thousands_moves_the_multiplier_as_far_as_a_float_goes():
+    low = adapt_multiplier(1.0, -1e6)
+    assert 0 < low < 1e-300 and adapt_multiplier(low, 0.0) == pytest.approx(low)
+    assert adapt_multiplier(1.0, 1e6) == 5.0
+
+
 def test_the_multiplier_settles_where_the_constraint_is_just_kept():
     """Two arms, (reward, cost) = (1, 1) and (0, -1): at multiplier m the better one is the first while m < 1/2, so a
     softmax policy with KL weight b ends at mean cost 0, where (1 - 2 m) / b = 0."""
@@ -154,3 +160,7 @@ def test_credit_counts_nan_as_nothing():
         with_gae(1.0, 1.0), np.array([np.nan, 1.0]), np.zeros(5), LENGTHS, OWN, np.zeros(5)
     )
     assert advantage.tolist() == columns["return_value"].tolist() == [0, 0, 0, 1, 1]
+    both = (np.zeros(5), None, np.array([np.nan, 2.0]), np.zeros(5))
+    recipe = with_gae(1.0, 1.0, multiplier=1.0)
+    advantage, columns = critic_credit(recipe, np.array([np.nan, 1.0]), np.zeros(5), LENGTHS, OWN, *both)
+    assert columns["return_cost"].tolist() == [0, 0, 0, 2, 2] and advantage.tolist() == [0, 0, 0, -0.5, -0.5]

@@ -163,6 +163,11 @@ def test_the_controller_by_hand(kl, factor):
     assert r.adapt_beta(0.2, kl, target=6.0, steps=64, horizon=1000) == pytest.approx(0.2 * factor)
 
 
+def test_a_round_longer_than_the_horizon_moves_it_by_a_fifth_and_never_below_0():
+    assert r.adapt_beta(0.2, 0.0, target=6.0, steps=6000, horizon=1000) == pytest.approx(0.16)
+    assert r.adapt_beta(0.2, 60.0, target=6.0, steps=6000, horizon=1000) == pytest.approx(0.24)
+
+
 @given(st.floats(0.5, 20), st.floats(0.01, 5))
 def test_the_controller_settles_where_kl_is_the_target(strength, beta):
     """In a world where KL = strength / (1 + beta), whatever it starts from."""

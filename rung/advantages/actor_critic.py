@@ -64,6 +64,8 @@ def adapt_multiplier(
     """The multiplier of the next round: up while the constraint is broken, else down, and always above 0.
 
     log m <- log m + rate m (cost - limit), a step of gradient ascent on m (cost - limit) in log m
-    (2310.12773). `cost` is the mean over the last episodes; `largest` bounds how dear a cost may become.
+    (2310.12773). `cost` is the mean over the last episodes; `largest` bounds how dear a cost may become. A cost of
+    thousands (tokens, say) may ask for a step beyond what a float holds: that far it goes, neither to 0 nor to infinity.
     """
-    return min(exp(log(multiplier) + rate * multiplier * (cost - limit)), largest)
+    moved = log(multiplier) + rate * multiplier * (cost - limit)
+    return min(exp(min(max(moved, -700.0), 700.0)), largest)

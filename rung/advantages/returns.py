@@ -135,7 +135,8 @@ def adapt_beta(
     """The KL coefficient of the next round (Ziegler et al., 1909.08593): up when kl is over target, else down.
 
     beta (1 + clip(kl / target - 1, -0.2, 0.2) steps / horizon); `steps` is how many answers the round had,
-    kl and target are in nats per answer. A fixed coefficient needs no function.
+    kl and target are in nats per answer. A fixed coefficient needs no function. Changed: a round of more answers than
+    the horizon counts as one horizon, or one of five times as many could turn the sign of beta.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return beta * (1 + error * steps / horizon)
+    return beta * (1 + error * min(steps / horizon, 1.0))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def check(settings: Ppo) -> None:
             f"--kl.target {kl.target} steers parts.reward-beta by factors, and from 0 it never moves. "
             "Write --parts.reward-beta 0.05 or leave --kl.target out."
         )
-    if kl.target < 0 or kl.stop < 0 or kl.horizon < 1:
+    if not (kl.target >= 0 and kl.stop >= 0 and kl.horizon >= 1):
         raise UserError(
             "--kl.target and --kl.stop are nats and --kl.horizon a number of answers; none is below 0."
         )
@@ -209,13 +210,24 @@ def check(settings: Ppo) -> None:
         raise UserError("--kl.stop ends rounds early, so none can be sampled ahead. Write --staleness 0.")
     if dense.weight == 0 and dense.model:
         raise UserError("--dense.weight 0 changes nothing. Leave --dense.model out or give it a weight.")
-    if (
-        cost.multiplier <= 0
-        or cost.largest < cost.multiplier
-        or cost.episodes < 1
-        or not 0 <= cost.kl_share <= 1
+    if not dense.limit > 0:
+        raise UserError(
+            f"--dense.limit is {dense.limit}, and it is the largest size of a token's pay: above 0."
+        )
+    if not (
+        0 < cost.multiplier <= cost.largest
+        and cost.episodes >= 1
+        and 0 <= cost.kl_share <= 1
+        and cost.rate > 0
+        and isfinite(cost.limit)
     ):
         raise UserError(
             f"--cost.multiplier {cost.multiplier} must lie above 0 and not above --cost.largest {cost.largest}, "
-            f"--cost.episodes {cost.episodes} be 1 or more, --cost.kl-share {cost.kl_share} a share."
+            f"--cost.episodes {cost.episodes} be 1 or more, --cost.kl-share {cost.kl_share} a share, --cost.rate "
+            f"{cost.rate} above 0 and --cost.limit {cost.limit} a number."
         )
+    for group, given, needed in (("cost", cost, "reward"), ("dense", dense, "model")):
+        if not getattr(given, needed) and given != type(given)():
+            raise UserError(
+                f"Without --{group}.{needed} the other --{group} options change nothing. Give it, or leave them out."
+            )

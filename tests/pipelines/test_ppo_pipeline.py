@@ -15,6 +15,8 @@ from rl_case import ENV, files, rounds, steps, weights, words
 import rung.pipelines.observe
 from rung.cli import status
 from rung.models.scalar import load_scalar
+from rung.pipelines.ppo import PpoPlayer
+from rung.settings_ppo import Cost, Critic, Dense, Ppo
 
 COST = f"{ENV.with_name('tiny_cost.py')}:odd"
 FIXED = {"test_tasks": 2, "prompts": 6, "group": 1, "micro_tokens": 400}
@@ -181,6 +183,19 @@ def test_a_soft_constraint_has_a_fixed_price(tiny_folder, tmp_path):
     assert [row["cost_multiplier"] for row in steps(run)] == [2.0, 2.0]
 
 
+def test_every_setting_of_the_credit_reaches_its_recipe():
+    given = Ppo(
+        critic=Critic(discount=0.9, trace=0.8), dense=Dense("x", 0.3, 0.2), missing_end_penalty=1.5,
+        cost=Cost("rm:c", multiplier=2.0, kl_share=0.25),
+    )  # fmt: skip
+    recipe = PpoPlayer.recipe_for(given)
+    assert recipe.estimator_options == {"discount": 0.9, "trace": 0.8}
+    assert (recipe.dense_weight, recipe.dense_limit, recipe.missing_end_penalty) == (0.3, 0.2, 1.5)
+    assert (recipe.multiplier, recipe.kl_share) == (2.0, 0.25)
+    plain = PpoPlayer.recipe_for(Ppo())
+    assert (plain.dense_weight, plain.multiplier) == (0.0, None)  # no model pays, and nothing costs
+
+
 def test_a_dpo_policy_pays_by_the_token(tiny_folder, unbroken, tmp_path):
     """The start itself as that policy has log-ratio 0 and changes nothing; a trained one pays."""
     options = {"updates": 1, "epochs": 1, "rounds": 1}
@@ -201,7 +216,20 @@ def test_a_dpo_policy_pays_by_the_token(tiny_folder, unbroken, tmp_path):
         ({"critic__trace": 1.5}, "between 0 and 1"),
         ({"kl__target": 3, "parts__reward_beta": 0}, "never moves"),
         ({"kl__stop": 0.1, "staleness": 1}, "--staleness 0"),
+        ({"critic__discount": -0.1}, "between 0 and 1"),
+        ({"kl__stop": -1}, "none is below 0"),
+        ({"kl__target": "nan"}, "none is below 0"),
+        ({"kl__horizon": 0}, "none is below 0"),
         ({"cost__multiplier": 9}, "--cost.largest"),
+        ({"cost__multiplier": 0}, "above 0"),
+        ({"cost__multiplier": "nan"}, "above 0"),
+        ({"cost__episodes": 0}, "1 or more"),
+        ({"cost__kl_share": 1.5}, "a share"),
+        ({"cost__rate": -0.1}, "--cost.rate -0.1 above 0"),
+        ({"cost__limit": "nan"}, "--cost.limit nan a number"),
+        ({"cost__limit": 1}, "Without --cost.reward the other --cost options change nothing"),
+        ({"dense__weight": 1}, "Without --dense.model the other --dense options change nothing"),
+        ({"dense__model": "x", "dense__limit": -1}, "--dense.limit is -1"),
         ({"parts__estimator": "group_mean"}, "without a critic"),
         ({"dense__model": "x", "dense__weight": 0}, "--dense.weight 0 changes nothing"),
     ],
