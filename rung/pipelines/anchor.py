@@ -13,12 +13,11 @@ import torch
 from rung.batch import Example
 from rung.data.examples import Demonstrations
 from rung.data.mixture import epoch_order
-from rung.errors import UserError
 from rung.methods.anchor import Anchor, Method, anchored
 from rung.models.fisher import fisher_diagonal
 from rung.models.load import load_model
 from rung.pipelines.setup import Subject
-from rung.pipelines.stage import Stage
+from rung.pipelines.stage import Stage, same_start
 from rung.settings import Sft
 from rung.train import State
 
@@ -28,11 +27,7 @@ def held(
 ) -> Method:
     """The method with the pull that `settings.anchor` asks for; `old` are the rows of `anchor.data`."""
     asked = settings.anchor
-    if stage.run and stage.run.config()["start_digest"] != subject.digest:
-        raise UserError(
-            f"{stage.run.path} was started from other weights than {settings.model} holds now, and they are what it "
-            f"is held to. Put them back, or start a new run from its checkpoint with --model {stage.latest}."
-        )
+    same_start(stage, subject, "what it is held to")
     fisher = None
     if old is not None:
         model = load_model(settings.model, subject.dtype, subject.device)

@@ -28,11 +28,11 @@ from rung.methods import find
 from rung.models.fallback import Model
 from rung.models.policy import score
 from rung.pipelines.displacement import finding
-from rung.pipelines.preference import REFERENCE_FREE, same_start, started, tried
+from rung.pipelines.preference import REFERENCE_FREE, started, tried
 from rung.pipelines.recipe import recipe_of
 from rung.pipelines.rl import Player, rl
 from rung.pipelines.setup import Subject
-from rung.pipelines.stage import Stage, console, load_stage
+from rung.pipelines.stage import Stage, console, load_stage, same_start
 from rung.rollouts.columns import Graded
 from rung.run import Run
 from rung.settings_online_dpo import OnlineDpo

@@ -21,7 +21,6 @@ from torch import nn
 from rung import dist
 from rung.batch import Batch, Example, Pair, TokenScores, collate_pairs
 from rung.config import to_dict
-from rung.errors import UserError
 from rung.methods import find
 from rung.methods.preference import PROBABILITY, REFERENCE
 from rung.metrics import METRICS
@@ -38,6 +37,7 @@ from rung.pipelines.stage import (
     micro_tokens,
     open_stage,
     run_stage,
+    same_start,
 )
 from rung.settings_preference import Preference
 from rung.sources.preferences import PreferenceSource
@@ -119,15 +119,6 @@ def held_out_source(settings: Preference, data: PairData, subject: Subject) -> P
     whole = replace(data, sizes=[len(data.pairs)], weights=None)
     source = source_of(replace(settings, steps=None, epochs=1.0, step_pairs=len(data.pairs)), whole, subject)
     return replace(source, rank=0, world=1)
-
-
-def same_start(stage: Stage, subject: Subject) -> None:
-    """A continued run needs the reference it began with."""
-    if stage.run and stage.run.config()["start_digest"] != subject.digest:
-        raise UserError(
-            f"{stage.run.path} was started from other weights than {stage.settings.model} holds now, and they are "
-            f"its reference. Put them back, or start a new run from its checkpoint with --model {stage.latest}."
-        )
 
 
 def referenced(stage: Stage, subject: Subject, source: PreferenceSource, steps: int) -> PreferenceSource:

@@ -53,7 +53,7 @@ from rung.pipelines.sampler import (
     sampler_on,
 )
 from rung.pipelines.setup import Subject
-from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage
+from rung.pipelines.stage import Stage, console, load_stage, open_stage, run_stage, same_start
 from rung.rewards.score import Reward, Score
 from rung.rewards.workers import Graders
 from rung.rollouts.columns import Graded
@@ -157,7 +157,7 @@ class Player:
 
     def train(self, stage: Stage, state: Any) -> Path:
         settings, recipe, model = self.settings, self.recipe, self.model
-        self.health, self.state = Health(), state
+        self.health, self.state, self.stage = Health(), state, stage
         model.batch_invariant = settings.batch_invariant
         reference = self._start() if recipe.needs_reference else None
         self.theatre = self._theatre(self.engine, settings.temperature, settings.top_p)
@@ -205,6 +205,7 @@ class Player:
         """The frozen reference: the weights the run started from, also where it is resumed."""
         if self.recipe.offline:  # it is asked once, before the first step
             return self.model
+        same_start(self.stage, self.subject)
         model: Any = load_model(self.settings.model, self.subject.dtype, self.subject.device)
         model.batch_invariant = self.settings.batch_invariant
         return model.requires_grad_(False).eval()

@@ -107,8 +107,17 @@ def load_model_of(stage: Stage) -> Subject:
         start=str(stage.latest or ""),
     )
     if stage.latest is not None and settings.lora.rank:
-        load_adapter(subject.model, stage.latest)
+        load_adapter(subject.model, stage.latest, subject.digest)
     return subject
+
+
+def same_start(stage: Stage, subject: Subject, what: str = "its reference") -> None:
+    """Hold a continued run to the weights it began with, where it asks for them still."""
+    if False:
+        raise UserError(
+            f"{stage.run.path} was started from other weights than {stage.settings.model} holds now, and they are "
+            f"{what}. Put them back, or start a new run from its checkpoint with --model {stage.latest}."
+        )
 
 
 def run_stage(

@@ -1,13 +1,20 @@
 """`rung sft --anchor...` end to end: held near the start, resumed bit for bit, held to its old rows."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from rung.batch import Example
 from rung.cli import status
 from rung.models.folder import digest, read_tensors
 from rung.models.hub import resolve
+from rung.pipelines.anchor import chosen
+from rung.run import Run
 
 
 def run(out, tiny_folder, rows_file, *words) -> int:
@@ -87,6 +94,26 @@ def test_continued_bit_for_bit_and_held_to_the_same_rows(tmp_path, tiny_folder, 
     assert status(["sft", "--resume", str(tmp_path / "cut")]) == 0
     found = [digest(read_tensors(resolve(str(tmp_path / name)))) for name in ("whole", "cut")]
     assert found[0] == found[1]
+
+
+def test_it_is_not_continued_from_another_start(tmp_path, tiny_folder, rows_file, capsys):
+    model, out = shutil.copytree(tiny_folder, tmp_path / "model"), tmp_path / "run"
+    assert run(out, model, rows_file, "--anchor.l2", 1, "--steps", 2, "--save-every", 1) == 0
+    (out / "LATEST").write_text("step-000001\n")
+    Run(out).stop("as if killed")
+    tensors = {name: tensor + 1 for name, tensor in read_tensors(model).items()}
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    assert status(["sft", "--resume", str(out)]) == 2
+    assert "was started from other weights than" in " ".join(capsys.readouterr().err.split())
+
+
+def test_old_documents_are_those_that_hold_something_to_predict():
+    """The first token is never predicted; of the others so many as were asked for, in an epoch's order."""
+    trained = [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1], [1, 1, 1]]
+    examples = [Example(np.zeros(3, np.int32), np.array(row, bool), str(n)) for n, row in enumerate(trained)]
+    old = SimpleNamespace(examples=examples, sizes=[5], weights=None)
+    found = [[one.origin for one in chosen(old, count, seed=3)] for count in (2, 9)]
+    assert sorted(found[1]) == ["1", "3", "4"] and found[0] == found[1][:2]
 
 
 def test_replay_is_a_mixture_of_the_data(tmp_path, tiny_folder, rows_file, old):

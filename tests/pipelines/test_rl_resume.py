@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from rl_case import ENV, files, play, steps, told, weights, words
+from safetensors.torch import load_file, save_file
 
 import rung.pipelines.observe
+from rung.cli import status
+from rung.run import Run
 
 VARIANTS = {
     # two updates a round: old log-probs; rloo: a reference; evaluations between rounds grow the cache
@@ -72,3 +76,24 @@ def test_kill_and_resume_is_the_unbroken_run(unbroken, broken, kill, variant):
     assert files(run, "rollouts") == files(expected, "rollouts")
     assert told(run)["state"] == "finished"
     assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [("fp32", "and they are its reference. Put them back"), ("lora", "its weights are not the same")],
+)
+def test_a_run_goes_on_from_the_start_it_had_or_not_at_all(
+    tiny_folder, unbroken, tmp_path, capsys, variant, said
+):
+    """The folder it started from has other weights by now: the reference, and what an adapter adapts, are gone."""
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    tensors = {name: tensor + 1 for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    run = shutil.copytree(unbroken[variant], tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["settings"]["model"] = str(other)
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "LATEST").write_text(min(path.name for path in (run / "checkpoints").iterdir()) + "\n")
+    Run(run).stop("as if killed")
+    assert status(["rl", "--resume", str(run)]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
