@@ -113,7 +113,7 @@ def load_model_of(stage: Stage) -> Subject:
 
 def same_start(stage: Stage, subject: Subject, what: str = "its reference") -> None:
     """Hold a continued run to the weights it began with, where it asks for them still."""
-    if False:
+    if stage.run and stage.run.config()["start_digest"] != subject.digest:
         raise UserError(
             f"{stage.run.path} was started from other weights than {stage.settings.model} holds now, and they are "
             f"{what}. Put them back, or start a new run from its checkpoint with --model {stage.latest}."
