@@ -1,22 +1,27 @@
 """Teachers: the cache, another process, a server that may lose its log-probs. Every number against the model itself."""
 
 import math
+import shutil
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from rung.batch import Example, collate
+from rung.batch import Example, collate, prediction_sites
 from rung.data.tokens import token_texts
 from rung.errors import RunStopped, UserError
-from rung.kernels.linear_divergence import Live, Measure, linear_divergence
+from rung.kernels.linear_divergence import Live, Measure, TopK, linear_divergence
 from rung.models.hub import load_tokenizer
 from rung.models.load import load_model
 from rung.models.policy import score, trained_sites
 from rung.models.taught import head_of, live_teacher, score_against
-from rung.pipelines.teacher import local_top_k
-from rung.sources.teacher import FILE, taught
+from rung.pipelines.teacher import local_top_k, prepare
+from rung.settings_distill import Distill
+from rung.sources.teacher import FILE, in_batches, taught
 from rung.sources.teacher_endpoint import EndpointTeacher
 from rung.sources.teacher_process import in_process
 
@@ -45,6 +50,33 @@ def asked(tiny_folder, k=K, tokens=16):
 
 def never():
     raise AssertionError("the cache has the answer")
+
+
+def test_what_is_kept_is_at_the_temperature_and_of_the_tokens_that_were_asked_for(
+    tiny_folder, model, documents
+):
+    warm = local_top_k(str(tiny_folder), torch.float32, "cpu", 200, 3, 2.5, False, 16)
+    for example, kept in zip(documents, warm(documents), strict=True):
+        with torch.no_grad():
+            whole = score(model, collate([example]), top_k=SIZE)
+        table = torch.zeros(len(whole.logprob_M), SIZE).scatter(1, whole.top_ids_Mk, whole.top_logprobs_Mk)
+        expected = torch.log_softmax(table[:, :200] / 2.5, 1)
+        torch.testing.assert_close(kept.logprobs_Nk, expected.topk(3, 1).values, rtol=1e-4, atol=1e-4)
+        assert torch.equal(kept.ids_Nk, expected.topk(3, 1).indices)
+        rest = 1 - kept.logprobs_Nk.double().exp().sum(1)
+        torch.testing.assert_close(kept.tail_N.double().exp(), rest, rtol=1e-4, atol=1e-5)
+
+
+def test_answers_come_in_the_order_of_the_documents_however_many_there_are():
+    """A teacher that repeats the token it is asked about; document n holds nothing but n."""
+
+    def echo(batch):
+        ids = batch.token_ids_N[prediction_sites(batch)[1]].long()[:, None]
+        return TopK(ids, torch.zeros(ids.shape), torch.zeros(len(ids)))
+
+    rows = [Example(np.full(2 + n % 5, n, np.int32), np.ones(2 + n % 5, bool), "") for n in range(600)]
+    answers = list(in_batches(echo, 64, "cpu")(rows))
+    assert [answer.ids_Nk[:, 0].tolist() for answer in answers] == [[n] * (1 + n % 5) for n in range(600)]
 
 
 def test_the_cache_says_in_any_batch_what_the_model_said(tiny_folder, model, documents, tmp_path):
@@ -154,6 +186,38 @@ def test_a_padded_head_is_cut_to_the_tokens(model, documents):
     assert gradient[unread].abs().max() == 0
 
 
+@pytest.fixture
+def identities(monkeypatch):
+    """What each call of `prepare` keeps its answers under; nobody is asked."""
+    found: list[tuple] = []
+    monkeypatch.setattr(
+        "rung.pipelines.teacher.taught",
+        lambda examples, asked, identity, k, folder: found.append((*identity, k)) or (examples, None),
+    )
+    return found
+
+
+def test_whatever_changes_a_teachers_numbers_is_part_of_who_it_is(tiny_folder, tmp_path, identities):
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    plain = Distill(model=str(tiny_folder), teacher=str(copy), top_k=4)
+    fp32 = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
+    asked = [
+        (plain, fp32),
+        (replace(plain, temperature=2.0), fp32),
+        (replace(plain, head_float32=True), fp32),
+        (replace(plain, top_k=5), fp32),
+        (plain, SimpleNamespace(dtype=torch.bfloat16, device=fp32.device)),
+    ]
+    same = [(replace(plain, micro_tokens=64, seed=3), fp32), (replace(plain, teacher=str(tiny_folder)), fp32)]
+    for settings, subject in [*asked, *same]:
+        prepare(settings, subject, [])
+    assert len(set(identities)) == len(asked) and identities[-2] == identities[-1] == identities[0]
+    tensors = {name: tensor + 1 for name, tensor in load_file(copy / "model.safetensors").items()}
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    prepare(plain, fp32, [])  # the same name, other weights
+    assert identities[-1] not in identities[:-1]
+
+
 # ---- a server ----
 
 
@@ -215,6 +279,24 @@ def test_a_server_says_what_its_model_says(model, tokenizer, documents):
     with torch.no_grad():
         exact = score(model, collate([whole])).logprob_M
     np.testing.assert_allclose(teacher.logprobs(ids), exact.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_server_is_asked_once_and_gives_its_k_and_the_token_itself(
+    model, tokenizer, documents, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "rung.pipelines.teacher.endpoint_teacher",
+        lambda url, name, known, first: EndpointTeacher(Server(model, known), name or "m", known, url),
+    )
+    subject = SimpleNamespace(model=model, tokenizer=tokenizer)
+    settings = Distill(teacher="http://there/v1", top_k=4)
+    said = []
+    for changed in ({}, {"teacher": "http://there/v1/"}, {"teacher_name": "n"}, {"teacher": "http://b/v1"}):
+        lesson = prepare(replace(settings, **changed), subject, documents)
+        assert lesson.teacher(collate(lesson.examples)).ids_Nk.shape[1] == 5 and lesson.size == SIZE
+        said.append("found in the cache" in lesson.said)
+    assert said == [False, True, False, False]
 
 
 def test_a_name_that_two_tokens_share_is_left_to_the_tail(model, tokenizer, documents, monkeypatch):
