@@ -2,12 +2,12 @@
 
 A large and a small decoder are made from nothing. The large one reads words with their reverse: the teacher. The small
 one reads words of which half have that of another, and that is where every student starts. For every seed two
-students learn with the same rounds, prompts, answers and updates: one has the verifier's reward and GRPO, the other the
-teacher's word on each token. What is asked: held-out accuracy at the end, with intervals, and after how many updates
-a student's held-out accuracy first lies within the teacher's interval. (The task's own reward pays for parts of a word;
-held-out accuracy counts whole ones.)
+students learn from as many answers of their own and as many updates: one has the verifier's right or wrong and GRPO,
+which needs several answers to a word; the other has what the teacher would say at each place, which needs one, so that it
+meets eight times the words. What is asked: held-out accuracy at the end, with intervals, and after how many updates the
+interval of a student's held-out accuracy first meets the teacher's.
 
-    python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 80]
+    python recipes/on_policy_distillation.py [OUT] [--seeds 3] [--rounds 200]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ share_cores()  # before torch is imported
 from rich.console import Console
 
 from rung.envs.load import load_environment
+from rung.eval.intervals import wilson
 from rung.models.small import write_small_model
 from rung.pipelines.distill_on_policy import distill_on_policy
 from rung.pipelines.evaluate import Evaluation, evaluate
@@ -38,9 +39,10 @@ from rung.settings import Optimizer, Sft
 from rung.settings_distill import DistillOnPolicy
 from rung.settings_rl import Rl
 
-TASK = "reasoning-gym/spell_backward?min_word_len=3&max_word_len=5&format=none"
+TASK = "reasoning-gym/spell_backward?min_word_len=3&max_word_len=5&format=none&partial=false"
 PHRASE = "Spell this word backward (example: sun -> nus): "
 DOCUMENTS, RIGHT, LONGEST = 16_000, 0.5, 8
+ANSWERS, TESTS = 256, 200  # of a round, and held out
 TEACHER, STUDENT = {"layers": 4, "width": 192, "heads": 6}, {"layers": 3, "width": 128, "heads": 4}
 
 console = Console(highlight=False)
@@ -84,20 +86,22 @@ def models(folder: Path, documents: int) -> tuple[Path, Path]:
 
 
 def learnt(how: str, teacher: Path, student: Path, out: Path, seed: int, rounds: int) -> Path:
-    """The same tasks, answers, updates and rate for both."""
+    """As many answers and updates, and the same rate, for both."""
     shared: dict[str, Any] = dict(
-        env=TASK, model=str(student), out=str(out), precision="fp32", seed=seed, rounds=rounds, prompts=32,
-        group=8, max_tokens=LONGEST, slots=256, test_tasks=200, eval_every=max(rounds // 12, 1), micro_tokens=16384,
+        env=TASK, model=str(student), out=str(out), precision="fp32", seed=seed, rounds=rounds,
+        max_tokens=LONGEST, slots=256, test_tasks=TESTS, eval_every=max(rounds // 12, 1), micro_tokens=16384,
         optimizer=Optimizer(learning_rate=1e-3, schedule="cosine", warmup=0),
     )  # fmt: skip
     if how == "GRPO":
-        return rl(Rl(**shared), "grpo")
-    return distill_on_policy(DistillOnPolicy(**shared, teacher=str(teacher)))
+        return rl(Rl(**shared, prompts=ANSWERS // 8, group=8), "grpo")
+    return distill_on_policy(
+        DistillOnPolicy(**shared, prompts=ANSWERS, group=1, teacher=str(teacher), method="gkd")
+    )
 
 
 def measured(model: Path, out: Path) -> Evaluation:
     return evaluate(
-        model, TASK, out=out, samples=4, tasks=200, max_tokens=LONGEST, precision="fp32", slots=256
+        model, TASK, out=out, samples=4, tasks=TESTS, max_tokens=LONGEST, precision="fp32", slots=256
     )
 
 
@@ -106,6 +110,11 @@ def line(name: str, result: Evaluation) -> dict[str, Any]:
     assert accuracy is not None
     console.print(f"{name:32} {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]", markup=False)
     return {"name": name, "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
+
+
+def as_good(share: float, low: float) -> bool:
+    """Whether a share of the held-out tasks may stand for an accuracy of `low`."""
+    return wilson(round(share * TESTS), TESTS)[1] >= low
 
 
 def draw(curves: dict[str, list[list[tuple[float, float]]]], teacher: dict[str, Any], path: Path) -> None:
@@ -138,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", nargs="?", default=f"runs/on-policy-{time.strftime('%Y%m%d-%H%M%S')}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
     options = parser.parse_args()
     folder = Path(options.out)
@@ -158,11 +167,11 @@ def main() -> None:
                 for row in Run.open(run).metrics()
                 if "heldout_solved" in row
             ]
-            reached = next((step for step, score in scores if score >= found[0]["low"]), None)
+            reached = next((s for s, score in scores if as_good(score, found[0]["low"])), None)
             found.append(
                 line(name, measured(run, folder / f"eval-{out.name}")) | {"updates_to_teacher": reached}
             )
-            console.print(f"{'':32} within the teacher's interval after {reached or 'no number of'} updates")
+            console.print(f"{'':32} meets the teacher's interval after {reached or 'no number of'} updates")
             curves[how].append([(0, found[1]["accuracy"]), *scores])
     draw(curves, found[0], folder / "on-policy-distillation.png")
     (folder / "on-policy-distillation.json").write_text(json.dumps(found, indent=1) + "\n")
