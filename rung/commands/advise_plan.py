@@ -92,7 +92,7 @@ def steps_of(row: Row, settings: Advise, places: Mapping[str, str], machine: Mac
     steps: list[Step] = []
     for template in (STEPS[name] for name in row.steps):
         words = [word.format_map(names) for word in template.split()]
-        words += served_teacher(words)
+        words += asked_how(words)
         step = fitted(words, settings.model, teacher, configs, machine)
         steps.append(step)
         if words[0] not in ("rft", "rlaif", "cai", "reward"):
@@ -103,8 +103,10 @@ def steps_of(row: Row, settings: Advise, places: Mapping[str, str], machine: Mac
     return steps
 
 
-def served_teacher(words: Sequence[str]) -> list[str]:
-    """A server says its likeliest tokens only; those are kept before the training."""
+def asked_how(words: Sequence[str]) -> list[str]:
+    """A teacher in memory says its whole distribution; a server its likeliest tokens, kept before the training."""
+    if words[0] == "distill-on-policy":
+        return [] if is_url(read(words).teacher) else ["--method", "gkd"]
     return ["--top-k", "20"] if words[0] == "distill" and is_url(read(words).teacher) else []
 
 

@@ -157,6 +157,13 @@ def test_a_served_teacher_is_asked_for_its_likeliest_tokens():
     assert read(step.words[1:]).top_k == 20
 
 
+def test_only_a_teacher_in_memory_is_asked_for_whole_distributions_of_the_students_own_words():
+    row = next(row for row in TABLE if row.method == "on-policy distillation")
+    for teacher, method in (("large", "gkd"), ("http://x/v1", "reverse_kl")):
+        [step] = steps_of(row, Advise(), {"teacher": teacher}, ROOMY)
+        assert read(step.words[1:]).method == method
+
+
 def test_time_is_known_where_the_rows_are_there(tmp_path, capsys):
     assert "time unknown" in run(capsys, "--pairs", str(tmp_path / "p.jsonl"))
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 64)
