@@ -26,7 +26,7 @@ from rung.models.taught import score_against
 from rung.pipelines.setup import Subject
 from rung.pipelines.sft import lines_of, mean_context, read_data, source_of
 from rung.pipelines.stage import load_stage, micro_tokens, open_stage, run_stage
-from rung.pipelines.teacher import Lesson, check_teacher, prepare, vocabulary_of
+from rung.pipelines.teacher import Lesson, check_teacher, prepare, same_teacher, vocabulary_of
 from rung.settings_distill import Distill, DistillOnPolicy
 from rung.sources.demonstrations import DemonstrationSource
 from rung.train import Method, Metrics, Totals
@@ -53,7 +53,11 @@ def distill(settings: Distill) -> Path:
         partial(say, subject, settings, lesson, measure),
         method,
         steps=steps,
-        config={"data_digest": data.digest, "loss": f"{in_words(measure)} to the teacher per token"},
+        config={
+            "data_digest": data.digest,
+            "loss": f"{in_words(measure)} to the teacher per token",
+            **same_teacher(stage, settings.teacher),
+        },
         lines=[*lines_of(settings, source, steps), ("teacher", lesson.said)],
         mean_context=mean_context(source),
         evaluate=partial(evaluate, subject, settings, lesson, measure, tests, method) if tests else None,

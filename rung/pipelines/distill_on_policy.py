@@ -31,7 +31,7 @@ from rung.models.taught import live_teacher, score_against
 from rung.pipelines.distill import in_words, measure_of
 from rung.pipelines.recipe import recipe_of
 from rung.pipelines.rl import Player, reward_for, rl
-from rung.pipelines.teacher import check_name, endpoint_teacher, vocabulary_of
+from rung.pipelines.teacher import check_name, endpoint_teacher, same_teacher, vocabulary_of
 from rung.rewards.score import Attempt, Reward, Score
 from rung.rollouts.columns import Graded
 from rung.settings_distill import DistillOnPolicy
@@ -142,6 +142,9 @@ class TaughtPlayer(Player):
         if self.settings.method == "gkd":
             self.compare = self._comparison(model)
         return model
+
+    def _recorded(self) -> dict[str, Any]:
+        return same_teacher(self.stage, self.settings.teacher)
 
     def _comparison(self, teacher: Model) -> Callable[[Model, Batch], TokenScores]:
         settings = self.settings

@@ -184,6 +184,7 @@ class Player:
             "data_digest": tasks_digest(self.environment),
             "recipe": {**to_dict(recipe)},
             "loss": self._loss_in_words(),
+            **self._recorded(),
         }
         try:
             return run_stage(
@@ -212,6 +213,10 @@ class Player:
 
     def equip(self, collector: Collector, source: ExperienceSource, state: Any) -> None:
         """What else a round is made of; nothing here."""
+
+    def _recorded(self) -> dict[str, Any]:
+        """What else config.json says of the run; nothing here."""
+        return {}
 
     def _loss(self) -> Method:
         return partial(find(self.recipe.loss), **self.recipe.loss_options)

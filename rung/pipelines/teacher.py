@@ -24,7 +24,7 @@ from rung.models.taught import Teacher, head_of, live_teacher
 from rung.pipelines.endpoint import explained
 from rung.pipelines.evaluate_local import weights_digest
 from rung.pipelines.setup import Subject
-from rung.pipelines.stage import console
+from rung.pipelines.stage import Stage, console
 from rung.settings_distill import Distill
 from rung.sources.teacher import Asked, in_batches, taught
 from rung.sources.teacher_endpoint import MOST, EndpointTeacher
@@ -60,6 +60,19 @@ def vocabulary_of(student: str, teacher: str) -> Vocabulary:
     """How the two models' tokens go together, from tokenizers and configs alone. Raises UserError."""
     rows = [_rows(read_config(resolve(name))) for name in (student, teacher)]
     return common_vocabulary(tokens_of(load_tokenizer(student)), tokens_of(load_tokenizer(teacher)), *rows)
+
+
+def same_teacher(stage: Stage, teacher: str) -> dict[str, str]:
+    """The teacher's weights by their digest, for config.json; a continued run is held to them. A server's are not known."""
+    if is_url(teacher):
+        return {}
+    digest = weights_digest(teacher)
+    if stage.run and stage.run.config()["teacher_digest"] != digest:
+        raise UserError(
+            f"{stage.run.path} has learnt from another teacher than {teacher} is now. Put its weights back, or start a "
+            f"new run from its checkpoint with --model {stage.latest}."
+        )
+    return {"teacher_digest": digest}
 
 
 def _rows(config: dict[str, Any]) -> int:

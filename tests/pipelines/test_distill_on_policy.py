@@ -1,5 +1,7 @@
 """`rung distill-on-policy` end to end on tiny models: what each token is credited with, what is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from distill_case import permuted, remade, told
 from rl_case import ENV, rounds, steps
 
 import rung.pipelines.observe
+import rung.train
 from rung.cli import status
 from rung.models.load import load_model
 
@@ -86,6 +89,24 @@ def test_gkd_compares_whole_distributions_where_the_student_went(tiny_folder, te
     first = steps(tmp_path / "run")[0]
     assert first["loss"] == pytest.approx(torch.cat(places).mean().item(), rel=1e-4)
     assert first["teacher_divergence"] == first["loss"] and first["grad_norm"] > 0
+
+
+def test_a_resumed_run_is_held_to_its_teacher(tiny_folder, tmp_path, monkeypatch, capsys):
+    sage, original = remade(tiny_folder, tmp_path / "sage", 0.1), rung.train._finish_gradients
+    line = on_policy(tiny_folder, tmp_path / "run", sage, "--save-every", 1)
+
+    def interrupted(*args, **kwargs):
+        if (tmp_path / "run" / "LATEST").exists():
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rung.train, "_finish_gradients", interrupted)
+        assert status(line) != 0
+    shutil.rmtree(sage)
+    remade(tiny_folder, sage, 0.2)
+    assert status(["distill-on-policy", "--resume", str(tmp_path / "run")]) == 2
+    assert "another teacher" in told(capsys)
 
 
 ON_POLICY_REFUSED = {

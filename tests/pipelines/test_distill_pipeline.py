@@ -1,6 +1,7 @@
 """`rung distill` end to end on tiny models: who may teach, what is refused, what a run holds."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -72,9 +73,8 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(tiny_folder, rows_fi
         assert abs(steps(out)[0]["loss"]) < 1e-6 and steps(out)[0]["grad_norm"] < 1e-5
 
 
-def test_a_stopped_run_resumes_to_the_same_bytes(tiny_folder, rows_file, teacher, tmp_path, monkeypatch):
-    whole = words(tiny_folder, rows_file, tmp_path / "whole", teacher, "--top-k", 8, "--save-every", 1)
-    assert status(whole) == 0
+def cut_short(line, monkeypatch):
+    """The run of a command line, interrupted in its third step."""
     original, calls = rung.train._finish_gradients, []
 
     def failing(*args, **kwargs):
@@ -83,15 +83,28 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tiny_folder, rows_file, teacher
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(rung.train, "_finish_gradients", failing)
-    assert (
-        status(words(tiny_folder, rows_file, tmp_path / "cut", teacher, "--top-k", 8, "--save-every", 1)) != 0
-    )
-    monkeypatch.setattr(rung.train, "_finish_gradients", original)
+    with monkeypatch.context() as patched:
+        patched.setattr(rung.train, "_finish_gradients", failing)
+        assert status(line) != 0
+
+
+def test_a_stopped_run_resumes_to_the_same_bytes(tiny_folder, rows_file, teacher, tmp_path, monkeypatch):
+    more = ("--top-k", 8, "--save-every", 1)
+    assert status(words(tiny_folder, rows_file, tmp_path / "whole", teacher, *more)) == 0
+    cut_short(words(tiny_folder, rows_file, tmp_path / "cut", teacher, *more), monkeypatch)
     assert status(["distill", "--resume", str(tmp_path / "cut")]) == 0
     assert steps(tmp_path / "whole") == steps(tmp_path / "cut") and weights(tmp_path / "whole") == weights(
         tmp_path / "cut"
     )
+
+
+def test_a_resumed_run_is_held_to_its_teacher(tiny_folder, rows_file, tmp_path, monkeypatch, capsys):
+    sage = remade(tiny_folder, tmp_path / "sage", 0.1)
+    cut_short(words(tiny_folder, rows_file, tmp_path / "cut", sage, "--save-every", 1), monkeypatch)
+    shutil.rmtree(sage)
+    remade(tiny_folder, sage, 0.2)
+    assert status(["distill", "--resume", str(tmp_path / "cut")]) == 2
+    assert "another teacher" in told(capsys)
 
 
 REFUSED = {
