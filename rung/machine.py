@@ -28,11 +28,9 @@ def share_cores() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    # oneDNN keeps the machine code of its last 1,024 products, a quarter of a megabyte each, and PyTorch's layer above it
-    # of as many again. In training every micro-batch has its own sizes, so few but the current one's dozen are asked for
-    # again; making one anew takes a millisecond.
+    # oneDNN keeps the machine code of its last 1,024 products. In training every micro-batch has its own sizes, so
+    # few but the current micro-batch's dozen are asked for again.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
 
 
 def cache_root() -> Path:

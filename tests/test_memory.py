@@ -30,32 +30,6 @@ print(full - before, gaps - before, resident() - before)
 """
 
 
-PRODUCTS = """
-from rung.machine import share_cores
-share_cores()
-import psutil, torch
-from rung.memory import give_back
-
-def resident():
-    give_back()
-    return psutil.Process().memory_info().rss / 1e6
-
-weight, rows = torch.ones(576, 1536).bfloat16(), torch.ones(1000, 576).bfloat16()
-rows[:500] @ weight
-before = resident()
-for count in range(1, 401):
-    rows[:count] @ weight
-print(resident() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be asked")
-def test_products_of_ever_new_sizes_do_not_pile_up():
-    """84 MB for the code of 128 of them; 250 for all 400, where a layer remembers more."""
-    done = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 120
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be asked")
 def test_gaps_between_live_blocks_are_given_back():
     done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
