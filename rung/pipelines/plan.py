@@ -3,6 +3,7 @@
 Memory, in bytes, of P weights of which T are trained, b bytes each (2 in bf16 and fp16, 4 in fp32):
 
     program      the interpreter with torch and transformers                     BASE
+    code         of products of many sizes, kept by oneDNN and PyTorch           CODE, in bf16 on a CPU that trains
     weights      the compute weights                                            b P
     masters      float32 masters, where the compute weights are narrower         4 T
     moments      AdamW 8 T; muon 4 T; adamw-8bit 2 T
@@ -20,7 +21,7 @@ Memory, in bytes, of P weights of which T are trained, b bytes each (2 in bf16 a
     loading      the checkpoint's own tensors while the masters are filled from them
 
 A run goes through phases - loading, sampling, training - and each frees what it alone needs; the plan is the largest.
-Not counted is what a CPU process holds on to besides: pages freed within a step, the machine code of its products.
+Not counted is what a CPU process holds on to besides: pages freed within a step.
 
 Disk: each checkpoint that stays holds the weights, the masters, the moments and the average.
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from rung.advantages.recipes import Recipe
 
 BASE = 0.42e9  # resident after importing torch, transformers and pyarrow, measured
+CODE = 0.33e9  # of the 1,024 and 128 products that are kept, after some tens of steps, measured
 CHUNK_ELEMENTS = 2**26  # logits of the head at once (kernels/linear_logprob_torch.py)
 GRAIN = 64  # rows of the cache grow by so many tokens (rollouts/cache.py)
 PROMPT = 96  # tokens assumed of a prompt
@@ -195,6 +197,7 @@ def trained_state(size: Size, settings: Any) -> dict[str, float]:
     moments = {"adamw": 8.0 * trained, "muon": 8.0 * trained - 4.0 * hidden, "adamw-8bit": 2.0 * trained}
     return {
         "program": BASE if size.cpu else 0.0,
+        "code": CODE if size.cpu and size.bytes == 2 else 0.0,
         "weights": float(size.bytes * size.total + (4 * trained if rank else 0)),
         "masters": 4.0 * trained * narrow,
         "moments": moments.get(settings.optimizer.name, 0.0),
@@ -289,7 +292,8 @@ def reinforcement(settings: Any, model: DecoderConfig, rates: Rates | None, teac
     own = hasattr(settings, "critic") and settings.critic.trunk == "own"
     critics = own * (1 + bool(cost))
     if critics:
-        state["critic"] = critics * (sum(trained_state(size, settings).values()) - state["program"])
+        process = state["program"] + state["code"]
+        state["critic"] = critics * (sum(trained_state(size, settings).values()) - process)
     answers = settings.prompts * recipe.group_size
     length = PROMPT + settings.max_tokens
     rows = min(settings.slots, max(answers, settings.test_tasks if settings.eval_every else 0))

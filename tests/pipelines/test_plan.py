@@ -123,6 +123,19 @@ def test_only_a_processor_in_half_precision_lays_weights_out_anew():
     assert [size.packed() for size in sizes] == [2 * (sizes[0].matrices + 100 * 32), 0, 0]
 
 
+@pytest.mark.parametrize(("command", "peak"), [("sft", 4.3), ("reward", 4.9), ("dpo", 5.0)])
+def test_a_run_of_fifty_steps_is_within_15_percent_too(command, peak):
+    """What recipes/rlhf.yaml took on HH-RLHF's pairs: by then all the code of products that is kept is there."""
+    given = settings(command, "--data", "x", "--max-length", "512")
+    assert plan(command, given, config(SMOLLM2)).memory == pytest.approx(peak, rel=0.15)
+
+
+def test_only_a_processor_in_half_precision_keeps_the_code_of_products():
+    given = settings("sft", "--data", "x")
+    sizes = [Size(config(TINY), bytes, cpu) for bytes, cpu in ((2, True), (2, False), (4, True))]
+    assert [trained_state(size, given)["code"] for size in sizes] == [0.33e9, 0, 0]
+
+
 def test_the_state_by_hand():
     size = Size(config(TINY), 2, True)
     total = size.total
