@@ -40,8 +40,9 @@ def distill(settings: Distill) -> Path:
         vocabulary_of(settings.model, settings.teacher)
     stage = open_stage("distill", settings)
     data, held_out = read_data(settings)
+    digest = same_teacher(stage, settings.teacher)  # before the teacher is asked about all the data
     subject, state = load_stage(stage)
-    lesson = prepare(settings, subject, [*data.examples, *held_out])
+    lesson = prepare(settings, subject, [*data.examples, *held_out], digest)
     train, tests = lesson.examples[: len(data.examples)], lesson.examples[len(data.examples) :]
     source = source_of(settings, replace(data, examples=train), subject)
     steps = settings.steps or source.steps()
@@ -56,7 +57,7 @@ def distill(settings: Distill) -> Path:
         config={
             "data_digest": data.digest,
             "loss": f"{in_words(measure)} to the teacher per token",
-            **same_teacher(stage, settings.teacher),
+            **({"teacher_digest": digest} if digest else {}),
         },
         lines=[*lines_of(settings, source, steps), ("teacher", lesson.said)],
         mean_context=mean_context(source),

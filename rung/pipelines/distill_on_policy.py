@@ -144,7 +144,8 @@ class TaughtPlayer(Player):
         return model
 
     def _recorded(self) -> dict[str, Any]:
-        return same_teacher(self.stage, self.settings.teacher)
+        digest = same_teacher(self.stage, self.settings.teacher)
+        return {"teacher_digest": digest} if digest else {}
 
     def _comparison(self, teacher: Model) -> Callable[[Model, Batch], TokenScores]:
         settings = self.settings

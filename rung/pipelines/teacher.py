@@ -62,17 +62,17 @@ def vocabulary_of(student: str, teacher: str) -> Vocabulary:
     return common_vocabulary(tokens_of(load_tokenizer(student)), tokens_of(load_tokenizer(teacher)), *rows)
 
 
-def same_teacher(stage: Stage, teacher: str) -> dict[str, str]:
-    """The teacher's weights by their digest, for config.json; a continued run is held to them. A server's are not known."""
+def same_teacher(stage: Stage, teacher: str) -> str:
+    """The digest of the teacher's weights, to which a continued run is held; "" of a server, whose are not known."""
     if is_url(teacher):
-        return {}
+        return ""
     digest = weights_digest(teacher)
     if stage.run and stage.run.config()["teacher_digest"] != digest:
         raise UserError(
             f"{stage.run.path} has learnt from another teacher than {teacher} is now. Put its weights back, or start a "
             f"new run from its checkpoint with --model {stage.latest}."
         )
-    return {"teacher_digest": digest}
+    return digest
 
 
 def _rows(config: dict[str, Any]) -> int:
@@ -89,8 +89,8 @@ class Lesson:
     said: str  # in a line
 
 
-def prepare(settings: Distill, subject: Subject, examples: Sequence[Example]) -> Lesson:
-    """The teacher of `rung distill`, its cache filled where it has one."""
+def prepare(settings: Distill, subject: Subject, examples: Sequence[Example], digest: str) -> Lesson:
+    """The teacher of `rung distill`, its cache filled where it has one. `digest` is that of its weights."""
     if is_url(settings.teacher):
         return _from_server(settings, subject, examples)
     common = vocabulary_of(settings.model, settings.teacher)
@@ -105,7 +105,7 @@ def prepare(settings: Distill, subject: Subject, examples: Sequence[Example]) ->
             f"--top-k {settings.top_k} of a vocabulary of {common.size}. Write {common.size} or less."
         )
     identity = [
-        weights_digest(settings.teacher), str(subject.dtype), str(subject.device), str(common.size),
+        digest, str(subject.dtype), str(subject.device), str(common.size),
         str(settings.temperature), str(settings.head_float32),
     ]  # fmt: skip
     start = partial(

@@ -98,11 +98,17 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tiny_folder, rows_file, teacher
     )
 
 
-def test_a_resumed_run_is_held_to_its_teacher(tiny_folder, rows_file, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("more", [(), ("--top-k", 8)])
+def test_a_resumed_run_is_held_to_its_teacher_before_it_is_asked(
+    more, tiny_folder, rows_file, tmp_path, monkeypatch, capsys
+):
     sage = remade(tiny_folder, tmp_path / "sage", 0.1)
-    cut_short(words(tiny_folder, rows_file, tmp_path / "cut", sage, "--save-every", 1), monkeypatch)
+    cut_short(words(tiny_folder, rows_file, tmp_path / "cut", sage, "--save-every", 1, *more), monkeypatch)
     shutil.rmtree(sage)
     remade(tiny_folder, sage, 0.2)
+    monkeypatch.setattr(
+        "rung.pipelines.distill.prepare", lambda *_: pytest.fail("the wrong teacher was asked")
+    )
     assert status(["distill", "--resume", str(tmp_path / "cut")]) == 2
     assert "another teacher" in told(capsys)
 
