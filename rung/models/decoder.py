@@ -161,6 +161,7 @@ class Decoder(nn.Module):
             self.lm_head = Linear(config.width, config.vocabulary, bias=False)
         self.checkpointing = False  # recompute each layer in backward instead of keeping its activations
         self.batch_invariant = False  # a token's numbers do not depend on the batch (kernels/invariant.py)
+        self.frequencies: dict[tuple[int, torch.device], tuple[Tensor, float]] = {}  # of each rotary rule
         self.packed_head: Tensor | None = None  # the head's weight as a sampler wants it (kernels/linear.py)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -218,6 +219,14 @@ class Decoder(nn.Module):
         """cos and sin once per distinct rule, not once per layer."""
         distinct: dict[int, Rope] = {id(rope): rope for rope in self.config.ropes if rope is not None}
         return {
-            key: rotation(*inverse_frequencies(rope, self.config.head_width), positions_N, dtype)
+            key: rotation(*self._frequencies(rope, positions_N.device), positions_N, dtype)
             for key, rope in distinct.items()
         }
+
+    def _frequencies(self, rope: Rope, device: torch.device) -> tuple[Tensor, float]:
+        """Kept where they are used: a CUDA graph may not copy from the processor's memory."""
+        key = self.config.ropes.index(rope), device
+        if key not in self.frequencies:
+            frequencies, factor = inverse_frequencies(rope, self.config.head_width)
+            self.frequencies[key] = frequencies.to(device), factor
+        return self.frequencies[key]

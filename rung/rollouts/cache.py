@@ -61,7 +61,7 @@ class Cache:
 
     def longest_match(self, token_ids: np.ndarray) -> tuple[int, int]:
         """`(slot, how many)`: the slot that holds the longest beginning of these tokens."""
-        lengths = [_common(held, token_ids) for held in self.held]
+        lengths = [common_length(held, token_ids) for held in self.held]
         slot = int(np.argmax(lengths))
         return slot, lengths[slot]
 
@@ -139,14 +139,14 @@ class Cache:
                 if batch_invariant:
                     out = invariant.document_attention(q, seen_k, seen_v, scale, window, softcap)
                 else:
-                    out = _continued(q, seen_k, seen_v, scale, window, softcap)
+                    out = continued_attention(q, seen_k, seen_v, scale, window, softcap)
                 parts.append(out)
             return torch.cat(parts) if len(parts) != 1 else parts[0]
 
         return attend
 
 
-def _continued(q_SHd, k_TKd, v_TKd, scale, window, softcap) -> Tensor:
+def continued_attention(q_SHd, k_TKd, v_TKd, scale, window, softcap) -> Tensor:
     """Causal attention of a row's last S tokens to all T of it."""
     queries, keys = len(q_SHd), len(k_TKd)
     q = q_SHd.unflatten(1, (k_TKd.shape[1], -1)).permute(1, 2, 0, 3)[None]  # [1, K, G, S, d]
@@ -165,7 +165,7 @@ def _grained(tokens: int) -> int:
     return -(-tokens // GRAIN) * GRAIN
 
 
-def _common(first: np.ndarray, second: np.ndarray) -> int:
+def common_length(first: np.ndarray, second: np.ndarray) -> int:
     n = min(len(first), len(second))
     same = first[:n] == second[:n]
     return int(n if same.all() else same.argmin())

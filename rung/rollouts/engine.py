@@ -31,6 +31,8 @@ from rung.kernels.linear_logprob import linear_logprob
 from rung.models.decoder import Decoder
 from rung.rollouts.cache import Cache, Segment
 from rung.rollouts.draw import Dials, Drawn, draw
+from rung.rollouts.graphs import DecodeGraphs, can_record
+from rung.rollouts.pages import PagedCache
 from rung.rollouts.record import record
 from rung.rollouts.request import Completion, Sampling, check
 
@@ -38,7 +40,8 @@ from rung.rollouts.request import Completion, Sampling, check
 class Engine:
     """Samples from `model`. `slots` rows at once, `prefill_tokens` of new prompts in one step at most.
 
-    `tokenizer` is needed for stop strings only. Not for several threads at once.
+    `tokenizer` is needed for stop strings only. `paged` keeps keys and values in pages instead of a stretch for each row:
+    what a GPU wants, and the default there; its steps are recorded as CUDA graphs. Not for several threads at once.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Engine:
         slots: int = 64,
         prefill_tokens: int = 2048,
         batch_invariant: bool = False,
+        paged: bool | None = None,
         tokenizer: Any = None,
         version: int = 0,
         digest: str = "",
@@ -57,11 +61,14 @@ class Engine:
         self.version, self.digest = version, digest
         self.waiting: deque[Completion] = deque()
         self.rows: list[Completion] = []  # row i is in slot i
-        self.cache = Cache(model, slots)
+        cuda = model.head_weight.is_cuda
+        self.paged = cuda and not batch_invariant if paged is None else paged
+        self.record = self.paged and cuda and can_record(model)
+        self._empty_cache()
         self._packed = False
         self._dials: Dials | None = None
         if batch_invariant:
-            _must_be_invariant(model)
+            _must_be_invariant(model, paged=self.paged)
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -142,10 +149,19 @@ class Engine:
     def sleep(self) -> None:
         """Give back the memory of packed weights and, if nothing is being sampled, of keys and values."""
         if not self.rows:
-            self.cache = Cache(self.model, self.slots)
+            self._empty_cache()
         unpack_layers(self.model)
         self.model.packed_head = None
         self._packed = False
+
+    def _empty_cache(self) -> None:
+        self.graphs: DecodeGraphs | None = None
+        if self.paged:
+            self.cache: Cache | PagedCache = PagedCache(self.model, self.slots)
+            if self.record:
+                self.graphs = DecodeGraphs(self.model, self.cache)
+        else:
+            self.cache = Cache(self.model, self.slots)
 
     def _wake(self) -> None:
         if self._packed or self.batch_invariant:
@@ -197,6 +213,8 @@ class Engine:
         self.cache.fit(max(lengths))
         tokens = [_last_token(row) for row in self.rows[:decoding]]
         positions = [length - 1 for length in lengths[:decoding]]
+        if self.graphs and not fresh:
+            return self.graphs.step(tokens, positions)
         for segment in fresh:
             tokens += _tokens(self.rows[segment.slot])[segment.start : segment.stop]
             positions += range(segment.start, segment.stop)
@@ -298,7 +316,11 @@ def _last_token(row: Completion) -> int:
     return row.token_ids[-1] if row.token_ids else row.prompt_ids[-1]
 
 
-def _must_be_invariant(model: Decoder) -> None:
+def _must_be_invariant(model: Decoder, *, paged: bool) -> None:
+    if paged:
+        raise UserError(
+            "Pages are read in an order that depends on the batch. Leave out paged or batch_invariant."
+        )
     if any(experts is not None for experts in model.config.experts):
         raise UserError(
             "A mixture of experts is not batch-invariant: how many tokens an expert sees depends on the batch. "
