@@ -9,7 +9,8 @@ SmolLM2-135M in bf16, temperature 1, the log-prob of every sampled token reporte
 
 Each contestant is a fresh process that loads, warms up with a short pass of the same shape, and is then timed from
 prompts as token ids to tokens and log-probs as Python numbers. If the mean log-prob of what they sampled differs by more
-than sampling explains, they did not sample the same distribution and the benchmark fails.
+than sampling explains, they did not sample the same distribution and the benchmark fails. On a GPU the roofline is told
+too: the time in which the memory could have been read that decoding must read, against the time it took.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ def conclude(
             for key in ("mean_logprob", "settings", "versions")
             if key in runs[name][0]
         }
-        return medians(runs[name], ("tokens_per_second", "peak_memory")) | told
+        rates = ("tokens_per_second", "peak_memory", "bandwidth", "of_bandwidth")
+        return medians(runs[name], [rate for rate in rates if rate in runs[name][0]]) | told
 
     peers = {name: middle(name) for name in runs if name != "rung"}
     return report(
@@ -171,7 +173,8 @@ def say(name: str, one: Measurement) -> None:
 
 def cells(one: Measurement) -> str:
     speed, memory = one["tokens_per_second"], one["peak_memory"]
-    return f"{speed:8.0f} tokens/s {memory:6.2f} GB   mean log-prob {one['mean_logprob']:.3f}"
+    reached = f"   {one['of_bandwidth']:.0%} of the bandwidth" if "of_bandwidth" in one else ""
+    return f"{speed:8.0f} tokens/s {memory:6.2f} GB   mean log-prob {one['mean_logprob']:.3f}{reached}"
 
 
 def print_table(workload: str, result: dict[str, Any]) -> None:

@@ -10,6 +10,30 @@ from pathlib import Path
 from rung.machine import share_cores
 
 
+def step_bytes(parameters: float, per_token: float, prompts: list[int], answers: int, tokens: int) -> float:
+    """What decoding must read at least: the parameters once a step, and each row's keys and values so far.
+
+    In bytes; `per_token` are those of one token's keys and values in all layers, `prompts` are lengths in tokens.
+    """
+    history = sum(answers * (length * tokens + tokens * (tokens - 1) / 2) for length in prompts)
+    return parameters * tokens + per_token * history
+
+
+def bandwidth() -> float:
+    """Bytes a second that this GPU moves in a copy, the best of ten."""
+    import torch
+
+    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
+    target, best = torch.empty_like(source), 0.0
+    for _ in range(10):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize()
+        best = max(best, 2 * len(source) / (time.perf_counter() - began))
+    return best
+
+
 def run(job: dict) -> dict:
     share_cores()
     import torch
@@ -25,12 +49,24 @@ def run(job: dict) -> dict:
     began = time.perf_counter()
     groups = engine.generate(job["prompts"], Sampling(job["tokens"], seed=2), n=job["answers"])
     seconds = time.perf_counter() - began
+    roofline: dict = {}
+    if device.type == "cuda":
+        config, weights = engine.model.config, engine.model.parameters()
+        least = step_bytes(
+            sum(one.numel() * one.element_size() for one in weights),
+            2 * 2 * config.layers * config.kv_heads * config.head_width,
+            [len(prompt) for prompt in job["prompts"]],
+            job["answers"],
+            job["tokens"],
+        )
+        memory, speed = torch.cuda.max_memory_allocated() / 1e9, bandwidth()
+        roofline = {"cuda_memory": memory, "bandwidth": speed, "of_bandwidth": least / speed / seconds}
     logprobs = [value for group in groups for answer in group for value in answer.sampler_logprob]
     return {
         "tokens": len(logprobs),
         "seconds": seconds,
         "mean_logprob": sum(logprobs) / len(logprobs),
-        "cuda_memory": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
+        **roofline,
         "versions": {"torch": torch.__version__},
     }
 

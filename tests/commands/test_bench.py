@@ -20,6 +20,7 @@ CHECKOUT = Path(bench.__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
 from benchmarks import harness, packed_rows, sft, sft_contestants  # noqa: E402
+from benchmarks.rollout_rung import step_bytes  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<end>{% endfor %}"
@@ -271,3 +272,9 @@ def test_the_whole_of_it_on_a_tiny_model(data, model, capsys):
     assert run["tokens"] == made["tokens_per_step"] and run["targets"] == made["targets_per_step"]
     assert made["ours"]["tokens_per_second"] == run["tokens"][1] / run["seconds"][0]
     assert made["ours"]["peak_memory"] > 0.1 and made["machine"]["torch"]
+
+
+def test_decoding_reads_the_weights_every_step_and_each_row_its_own_past():
+    """Two prompts of 3 and 5 tokens, two answers to each of 4 tokens, 10 bytes a token, 1,000 bytes of weights:
+    4 steps of weights, and rows of 3+4+5+6 and 5+6+7+8 tokens, each twice."""
+    assert step_bytes(1000, 10, [3, 5], 2, 4) == 4 * 1000 + 10 * 2 * (18 + 26)
