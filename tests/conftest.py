@@ -1,5 +1,6 @@
 """A tiny random model with a byte tokenizer and a chat template, as a Hugging Face folder, and rows to train it on."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -9,6 +10,13 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def pytest_collection_finish() -> None:
+    """Six thousand tests and the libraries they import stay until the end: loading a model, which looks for circles of
+    objects first, would look through them all each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
