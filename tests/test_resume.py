@@ -71,7 +71,7 @@ CASES = [(variant, kill) for variant in VARIANTS for kill in KILLS]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread(known_peak):
+def one_thread():
     torch.set_num_threads(1)
 
 

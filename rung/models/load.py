@@ -15,6 +15,8 @@ from rung.models.hub import resolve
 from rung.models.lora import load_adapter
 from rung.models.peft_format import read_adapter
 
+TOY = 1 << 26  # bytes of weights, for which nobody need look through all objects of the process
+
 
 def load_model(
     name: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
@@ -28,7 +30,8 @@ def load_model(
     config = read_config(path)
     if not supported(config):
         return TransformersDecoder(path, config, dtype).to(device)
-    gc.collect()  # a run of this process that has ended is a circle of objects: not its model beside this one
+    if sum(file.stat().st_size for file in path.glob("*.safetensors")) > TOY:
+        gc.collect()  # a run of this process that has ended is a circle of objects: not its model beside this one
     with torch.device("meta"):
         model = Decoder(DecoderConfig.from_hf(config))
     load_into(model, path, dtype)

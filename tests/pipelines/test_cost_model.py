@@ -24,8 +24,6 @@ from rung.rewards.workers import Graders
 from rung.run import Run
 from rung.settings_reward import Reward
 
-pytestmark = pytest.mark.usefixtures("known_peak")
-
 
 def chat(text):
     return [{"role": "user", "content": text}]

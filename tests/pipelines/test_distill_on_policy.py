@@ -8,16 +8,14 @@ import torch
 from distill_case import permuted, remade, told
 from rl_case import ENV, rounds, steps
 
-import rung.pipelines.observe
 import rung.train
 from rung.cli import status
 from rung.models.load import load_model
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick():
     torch.set_num_threads(1)
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
 
 
 @pytest.fixture(scope="module")

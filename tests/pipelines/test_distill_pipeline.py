@@ -8,7 +8,6 @@ import torch
 from distill_case import permuted, remade, told
 from rl_case import steps, weights
 
-import rung.pipelines.observe
 import rung.train
 from rung.cli import status
 
@@ -16,7 +15,6 @@ from rung.cli import status
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     torch.set_num_threads(1)
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
 
 

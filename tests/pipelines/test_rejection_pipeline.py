@@ -9,7 +9,6 @@ import pytest
 import torch
 from rl_case import ENV, files
 
-import rung.pipelines.observe
 import rung.pipelines.rejection as rejection
 from rung.cli import status
 from rung.pipelines.hints import HINT, hinted, load_hint, plain_reference
@@ -19,9 +18,8 @@ from rung.run import Run
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick():
     torch.set_num_threads(1)
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
 
 
 def sample(folder, out, *more, command="rft", kind="even", code=0) -> Path:

@@ -60,9 +60,6 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {name: write(folder / f"{name}.jsonl", rows) for name, rows in made.items()}
 
 
-pytestmark = pytest.mark.usefixtures("known_peak")
-
-
 @pytest.fixture(autouse=True)
 def one_thread(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))

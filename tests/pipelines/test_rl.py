@@ -7,16 +7,14 @@ import pytest
 import torch
 from rl_case import play, rounds, steps, told, weights, words
 
-import rung.pipelines.observe
 from rung.advantages.recipes import RECIPES
 from rung.cli import status
 from rung.settings_rl import RecipeName
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick():
     torch.set_num_threads(1)
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
 
 
 def every(run, name) -> list:

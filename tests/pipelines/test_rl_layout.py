@@ -9,13 +9,10 @@ import pytest
 import torch
 from rl_case import files, play, rounds, steps, words
 
-import rung.pipelines.observe
-
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick():
     torch.set_num_threads(1)
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
 
 
 def gradient(run) -> dict:

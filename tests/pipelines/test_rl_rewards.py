@@ -9,16 +9,14 @@ import torch
 from rl_case import ENV, files, play, rounds, steps, told
 from tiny_env import Even, deed_of
 
-import rung.pipelines.observe
 from rung.cli import status
 from rung.data.mixture import epoch_order
 from rung.rewards.score import Abstain, Attempt, Failure, Score
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick():
     torch.set_num_threads(1)
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
 
 
 KIND = {

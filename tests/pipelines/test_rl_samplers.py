@@ -8,7 +8,6 @@ import pytest
 import torch
 from rl_case import play, rounds, steps, told, words
 
-import rung.pipelines.observe
 import rung.rollouts.hf
 from rung.cli import status
 from rung.errors import UserError
@@ -22,9 +21,8 @@ LEARNS = {"rounds": 3, "optimizer__learning_rate": 0.02, "save_every": 1, "max_t
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick():
     torch.set_num_threads(1)
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
 
 
 def tokens(run) -> list[list[int]]:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from rl_case import play, rounds, steps
 
-import rung.pipelines.observe
 from rung.models.fingerprint import fingerprint
 from rung.models.load import load_model
 
@@ -37,7 +36,6 @@ def wide(tiny_folder, tmp_path_factory):
 
 def test_vllm_samples_each_round_with_the_weights_of_then(wide, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    monkeypatch.setattr(rung.pipelines.observe, "matrix_peak", lambda *_: 1e12)
     run = play(
         wide, tmp_path / "run", sampler="vllm", vllm_python=PYTHON, vllm_cache_gb=0.25, rounds=2, save_every=1, eval_every=1,
         optimizer__learning_rate=0.02,

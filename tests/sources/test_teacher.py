@@ -19,6 +19,7 @@ from rung.models.hub import load_tokenizer
 from rung.models.load import load_model
 from rung.models.policy import score, trained_sites
 from rung.models.taught import head_of, live_teacher, score_against
+from rung.pipelines.evaluate_local import weights_digest
 from rung.pipelines.teacher import local_top_k, prepare
 from rung.settings_distill import Distill
 from rung.sources.teacher import FILE, in_batches, taught
@@ -210,11 +211,11 @@ def test_whatever_changes_a_teachers_numbers_is_part_of_who_it_is(tiny_folder, t
     ]
     same = [(replace(plain, micro_tokens=64, seed=3), fp32), (replace(plain, teacher=str(tiny_folder)), fp32)]
     for settings, subject in [*asked, *same]:
-        prepare(settings, subject, [])
+        prepare(settings, subject, [], weights_digest(settings.teacher))
     assert len(set(identities)) == len(asked) and identities[-2] == identities[-1] == identities[0]
     tensors = {name: tensor + 1 for name, tensor in load_file(copy / "model.safetensors").items()}
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    prepare(plain, fp32, [])  # the same name, other weights
+    prepare(plain, fp32, [], weights_digest(plain.teacher))  # the same name, other weights
     assert identities[-1] not in identities[:-1]
 
 
@@ -293,7 +294,7 @@ def test_a_server_is_asked_once_and_gives_its_k_and_the_token_itself(
     settings = Distill(teacher="http://there/v1", top_k=4)
     said = []
     for changed in ({}, {"teacher": "http://there/v1/"}, {"teacher_name": "n"}, {"teacher": "http://b/v1"}):
-        lesson = prepare(replace(settings, **changed), subject, documents)
+        lesson = prepare(replace(settings, **changed), subject, documents, "")
         assert lesson.teacher(collate(lesson.examples)).ids_Nk.shape[1] == 5 and lesson.size == SIZE
         said.append("found in the cache" in lesson.said)
     assert said == [False, True, False, False]
