@@ -53,7 +53,8 @@ CURVES = {
 }
 
 
-@pytest.mark.parametrize("command", ["dpo", pytest.param("online-dpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["dpo", "online-dpo"])
 def test_two_ranks_learn_preferences_as_one(command, tiny_folder, rows_file, tmp_path):
     """Offline and online; the reference, the pairs and every metric are those of one rank."""
     torch.set_num_threads(1)

@@ -19,8 +19,11 @@ from rung.sandbox.result import Failed, Passed
 PUZZLES = all_puzzles()
 
 
-QUICK = ("python", "cpp", "javascript")  # the rest take a second or, Kotlin, many to compile one program
-LATER = ("go", "java", "kotlin", "ocaml", "rust", "typescript", "zig")
+QUICK = (
+    "python",
+    "javascript",
+)  # the rest take half a second to, Kotlin, many seconds to compile one program
+LATER = ("cpp", "go", "java", "kotlin", "ocaml", "rust", "typescript", "zig")
 EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
 SAMPLE = slice(8, None, 10)  # puzzles 9 and 19
 
