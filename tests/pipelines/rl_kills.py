@@ -14,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pyarrow
 import torch
 import torch._dynamo  # as is the tokenizer below: loaded once, not by every child
 
@@ -23,6 +24,7 @@ from rung.cli import status
 from rung.models.hub import load_tokenizer
 
 torch.set_num_threads(1)
+pyarrow.array([[0.0]])  # imports pandas where that is installed
 rung.pipelines.observe.matrix_peak = lambda *_: 1e12  # to measure it takes longer than all the rest
 
 
