@@ -79,10 +79,10 @@ def chat(asked: str, answered: str) -> Row:
 
 
 def one_sum(dice: random.Random) -> str:
-    a, b, sign = dice.randint(1, 81), dice.randint(1, LARGEST), dice.choice("++--*/")
+    a, b, sign = dice.randint(1, 81), dice.randint(1, LARGEST), dice.choice("++--**//")
     if sign == "-":
         return f"{max(a, b)}-{min(a, b)}={abs(a - b)}"
-    a = a % LARGEST + 1 if sign in "*/" else a
+    a = dice.randint(1, 81 // b) if sign in "*/" else a  # every product that a target can need
     return f"{a * b}/{b}={a}" if sign == "/" else f"{a}{sign}{b}={a + b if sign == '+' else a * b}"
 
 

@@ -82,7 +82,7 @@ def one_seed(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, 
                 env=ENVIRONMENT, model=str(model), out=str(folder / f"rl-{place}"), precision="fp32", seed=seed,
                 rounds=options.rounds, prompts=16, group=8, max_tokens=LONGEST, slots=128, test_tasks=TESTS,
                 eval_every=max(options.rounds // 4, 1), micro_tokens=16384,
-                optimizer=Optimizer(learning_rate=3e-4, schedule="constant", warmup=0),
+                optimizer=Optimizer(learning_rate=1e-4, schedule="constant", warmup=0),
             )
         )  # fmt: skip
         found[arm] = seen(run)
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000, help="traces to prime with")
     parser.add_argument("--epochs", type=float, default=10, help="of priming")
     parser.add_argument(
-        "--documents", type=int, default=8_000, help="questions of the corpus; as many lines of sums"
+        "--documents", type=int, default=30_000, help="questions of the corpus; as many lines of sums"
     )
     options = parser.parse_args()
     out, results = Path(options.out), []
