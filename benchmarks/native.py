@@ -44,12 +44,12 @@ def main(arguments: list[str]) -> int:
     if options.json:  # both ways ran in one process, so its peak is that of either
         worst = min(rows, key=lambda name: rows[name][1] / rows[name][0])
         gigabytes = peak_memory("cpu")
-        ours, theirs = (
+        mine, pytorch = (
             {"steps_per_second": 1 / s, "seconds": s, "peak_memory": gigabytes} for s in rows[worst]
         )
         runs = {name: [{"ours": a, "pytorch": b}] for name, (a, b) in rows.items()}
         one = report(
-            "native", f"bf16 on cpu; the least gain, {worst}", ours, {"pytorch": theirs}, peer="pytorch",
+            "native", f"bf16 on cpu; the least gain, {worst}", mine, {"pytorch": pytorch}, peer="pytorch",
             rate="steps_per_second", runs=runs,
         )  # fmt: skip
         print(json.dumps(one))
@@ -74,7 +74,7 @@ def kernels(ours: bool):
     """Whether our kernels are there."""
     library = native.library
     if not ours:
-        native.library = lambda *name: None
+        native.library = lambda *name: None  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -38,12 +38,15 @@ def run(job: dict) -> dict:
     share_cores()
     import torch
 
+    from rung.models.decoder import Decoder
     from rung.models.load import load_model
     from rung.rollouts.engine import Engine
     from rung.rollouts.request import Sampling
 
     device = torch.device(job["device"])
-    engine = Engine(load_model(job["model"], torch.bfloat16, device))
+    model = load_model(job["model"], torch.bfloat16, device)
+    assert isinstance(model, Decoder)
+    engine = Engine(model)
     engine.generate(job["prompts"], Sampling(8, seed=1), n=job["answers"])  # warm-up
     engine.refresh(1)  # nothing cached helps the timed pass
     began = time.perf_counter()

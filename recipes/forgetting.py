@@ -44,7 +44,7 @@ from rung.settings import Anchor, Lora, Optimizer, Sft
 DOCUMENTS = 16  # of a step
 OLD_SHARE = 0.3  # of the documents, in replay
 LONGEST = 160  # tokens of a document
-MODULES = (
+MODULES: tuple[str, ...] = (
     "argparse",
     "ast",
     "calendar",

@@ -147,6 +147,6 @@ def task(text: str) -> Task:
 def judge_named(folder: str) -> Reward | None:
     if not folder:
         return None
-    from rung.pipelines.scoring import reward_of_models
+    from rung.pipelines.judging import reward_named
 
-    return reward_of_models(f"rm:{folder}")
+    return reward_named(f"rm:{folder}")

@@ -19,7 +19,7 @@ from rung.machine import share_cores
 
 share_cores()  # before torch is imported
 
-from countdown_small import CHARACTERS, corpus, environment
+from countdown_small import CHARACTERS, corpus
 from rich.console import Console
 
 from rung.eval.passk import Curve
@@ -68,7 +68,6 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=150)
     options = parser.parse_args()
-    assert environment  # the file that the environment is loaded from lies beside this one
     curves: dict[str, Curve] = {}
     for seed in range(options.seeds):
         folder = Path(options.out) / f"seed-{seed}"

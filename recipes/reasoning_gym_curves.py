@@ -104,7 +104,7 @@ def measured(model: Path, spec: str, out: Path) -> Evaluation:
     )
 
 
-def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
+def draw(curves: dict[str, list[list[tuple[float, float]]]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     options = parser.parse_args()
-    curves: dict[str, list[list[tuple[int, float]]]] = {}
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
     found: list[dict[str, Any]] = []
     for task in options.tasks:
         folder = Path(options.out) / task

@@ -80,6 +80,7 @@ def main(job: dict) -> dict:
 
 def reward(file: str):
     spec = importlib.util.spec_from_file_location("grpo_reward", file)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.letters

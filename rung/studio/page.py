@@ -33,6 +33,7 @@ p { margin: .5rem 0; max-width: 44rem; } .soft { color: var(--soft); } .good { c
 .number span { color: var(--soft); font-size: .85rem; display: block; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { text-align: right; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+td:last-child { white-space: normal; }
 th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 500; }
 .plot { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: .5rem; }
 .rollout { border: 1px solid var(--line); border-radius: .5rem; margin: .8rem 0; overflow: hidden; }
