@@ -7,10 +7,14 @@ Triton kernel beside it reads the pages where they lie.
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from rung.kernels.attention import one_query_attention
+from rung.kernels.linear_logprob import Backend
 
 
 def paged_attention(
@@ -23,15 +27,16 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
-    backend: str = "",
+    backend: Backend | None = None,
 ) -> Tensor:
     """softmax(scale q k^T) v over the first `lengths_B` tokens of each row, `[B, H, d]`; softmax in float32.
 
     P pages of t tokens; row b's tokens from m t to (m + 1) t - 1 lie in page `table_BM[b, m]`. Entries behind the last
     token may name any page of the pool, which must hold finite numbers. `window`: only the last so many tokens are seen.
-    `backend`: "torch" or "triton"; by the device when empty.
+    `backend`: Triton on a GPU where it is installed, else torch, if None.
     """
-    if (backend or ("triton" if q_BHd.is_cuda else "torch")) == "triton":
+    able = q_BHd.is_cuda and q_BHd.dtype != torch.float64 and has_triton()
+    if backend == "triton" or (backend is None and able):
         from rung.kernels.paged_attention_triton import paged_attention_triton
 
         return paged_attention_triton(
@@ -48,3 +53,8 @@ def paged_attention(
 def gathered(pool_PKtd: Tensor, table_BM: Tensor) -> Tensor:
     """The pages of each row in a line, `[B, K, M t, d]`."""
     return pool_PKtd[table_BM.long()].transpose(1, 2).flatten(2, 3)
+
+
+@cache
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
