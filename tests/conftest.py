@@ -67,3 +67,10 @@ def known_peak():
     import rung.pipelines.observe
 
     rung.machine.matrix_peak = rung.pipelines.observe.matrix_peak = lambda *_: 1e12
+
+
+@pytest.fixture(scope="module")
+def chosen(request) -> list[dict]:
+    """The parameters of the module's tests that read its `broken` and will be run: some of them are slow."""
+    mine = [item for item in request.session.items if item.module is request.module]
+    return [item.callspec.params for item in mine if "broken" in item.fixturenames]

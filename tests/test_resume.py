@@ -68,6 +68,7 @@ KILLS = {
     "saved, before LATEST moves": ["rung.run", "write_atomically", 4],
 }
 CASES = [(variant, kill) for variant in VARIANTS for kill in KILLS]
+SLOW = [("lora", kill) for kill in KILLS if kill != "in a step"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,10 +87,11 @@ def unbroken(tiny_folder, rows_file, tmp_path_factory) -> dict[str, tuple]:
 
 
 @pytest.fixture(scope="module")
-def broken(tiny_folder, rows_file, tmp_path_factory) -> dict[tuple[str, str], tuple[Path, list]]:
+def broken(chosen, tiny_folder, rows_file, tmp_path_factory) -> dict[tuple[str, str], tuple[Path, list]]:
     """All runs that are killed and resumed, from one process, since loading torch takes longest."""
     folder, jobs = tmp_path_factory.mktemp("broken"), []
-    for number, (variant, kill) in enumerate(CASES):
+    cases = [(one["variant"], one["kill"]) for one in chosen]
+    for number, (variant, kill) in enumerate(cases):
         out = folder / f"run-{number}"
         words = arguments(tiny_folder, rows_file, out, *VARIANTS[variant], *MORE)
         jobs.append({"words": words, "out": str(out), "kill": KILLS[kill]})
@@ -98,10 +100,13 @@ def broken(tiny_folder, rows_file, tmp_path_factory) -> dict[tuple[str, str], tu
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     endings = json.loads(done.stdout.splitlines()[-1])
-    return {case: (Path(job["out"]), end) for case, job, end in zip(CASES, jobs, endings, strict=True)}
+    return {case: (Path(job["out"]), end) for case, job, end in zip(cases, jobs, endings, strict=True)}
 
 
-@pytest.mark.parametrize(("variant", "kill"), CASES)
+@pytest.mark.parametrize(
+    ("variant", "kill"),
+    [pytest.param(*case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES],
+)
 def test_kill_and_resume_is_the_unbroken_run(unbroken, broken, variant, kill):
     out, (died, resumed, said) = broken[variant, kill]
     assert died == -signal.SIGKILL, said

@@ -23,6 +23,7 @@ VARIANTS = {
     "skips": {"kind": "sometimes", "prompts": 1, "rounds": 4, "save_every": 2, "loss__beta": 0.5},
     "ipo of four": {"method": "ipo", "group": 4, "save_every": 1, "rounds": 2},
 }  # fmt: skip
+SLOW = ("skips", "ipo of four")  # to kill and resume
 
 
 def line(folder, out, kind="even", **options) -> list[str]:
@@ -96,10 +97,11 @@ def test_ties_are_counted_and_rounds_of_ties_skipped(unbroken):
 
 
 @pytest.fixture(scope="module")
-def broken(tiny_folder, tmp_path_factory) -> dict[str, tuple[Path, list]]:
+def broken(chosen, tiny_folder, tmp_path_factory) -> dict[str, tuple[Path, list]]:
     """All killed in an update after a checkpoint and resumed, from one process."""
     folder, jobs = tmp_path_factory.mktemp("killed"), []
-    for number, options in enumerate(VARIANTS.values()):
+    names = [one["name"] for one in chosen]
+    for number, options in enumerate(VARIANTS[name] for name in names):
         out = folder / f"run-{number}"
         kill = ["rung.train", "_finish_gradients", options["save_every"] + 1]
         jobs.append({"words": line(tiny_folder, out, **options), "out": str(out), "kill": kill})
@@ -108,10 +110,12 @@ def broken(tiny_folder, tmp_path_factory) -> dict[str, tuple[Path, list]]:
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     endings = json.loads(done.stdout.splitlines()[-1])
-    return {name: (Path(job["out"]), end) for name, job, end in zip(VARIANTS, jobs, endings, strict=True)}
+    return {name: (Path(job["out"]), end) for name, job, end in zip(names, jobs, endings, strict=True)}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
+)
 def test_killed_and_resumed_is_the_unbroken_run(unbroken, broken, name):
     run, (died, resumed, said) = broken[name]
     assert (died, resumed) == (-signal.SIGKILL, 0), said

@@ -26,6 +26,7 @@ VARIANTS = {
     "cost": {"cost__reward": COST, "rounds": 3, "save_every": 3, "updates": 2, "epochs": 1},
     "cut": {"kl__stop": 1e-4, "rounds": 2, "save_every": 1},
 }  # fmt: skip
+SLOW = ("lora", "cut")  # to kill and resume
 
 
 def ppo_words(folder, out, **options) -> list[str]:
@@ -64,10 +65,11 @@ def test_the_kl_at_the_start_is_exactly_0(unbroken, name):
 
 
 @pytest.fixture(scope="module")
-def broken(tiny_folder, tmp_path_factory) -> dict[str, tuple[Path, list]]:
+def broken(chosen, tiny_folder, tmp_path_factory) -> dict[str, tuple[Path, list]]:
     """All killed in the second update after a checkpoint and resumed, from one process."""
     folder, jobs = tmp_path_factory.mktemp("killed"), []
-    for number, options in enumerate(VARIANTS.values()):
+    names = [one["name"] for one in chosen]
+    for number, options in enumerate(VARIANTS[name] for name in names):
         out = folder / f"run-{number}"
         kill = ["rung.train", "_finish_gradients", options["save_every"] + 2]
         jobs.append({"words": ppo_words(tiny_folder, out, **options), "out": str(out), "kill": kill})
@@ -76,10 +78,12 @@ def broken(tiny_folder, tmp_path_factory) -> dict[str, tuple[Path, list]]:
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     endings = json.loads(done.stdout.splitlines()[-1])
-    return {name: (Path(job["out"]), end) for name, job, end in zip(VARIANTS, jobs, endings, strict=True)}
+    return {name: (Path(job["out"]), end) for name, job, end in zip(names, jobs, endings, strict=True)}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
+)
 def test_killed_and_resumed_is_the_unbroken_run(unbroken, broken, name):
     run, (died, resumed, said) = broken[name]
     assert (died, resumed) == (-signal.SIGKILL, 0), said

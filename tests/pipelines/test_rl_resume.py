@@ -49,12 +49,10 @@ def unbroken(tiny_folder, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def broken(request, tiny_folder, tmp_path_factory) -> dict[tuple[str, str], tuple[Path, list]]:
+def broken(chosen, tiny_folder, tmp_path_factory) -> dict[tuple[str, str], tuple[Path, list]]:
     """All runs that are killed and resumed, from one process, since loading torch takes longest."""
     folder = tmp_path_factory.mktemp("broken")
-    mine = [item for item in request.session.items if item.module is request.module]
-    asked = [item.callspec.params for item in mine if "broken" in item.fixturenames]
-    cases, jobs = [(one["kill"], one["variant"]) for one in asked], []
+    cases, jobs = [(one["kill"], one["variant"]) for one in chosen], []
     for number, (kill, variant) in enumerate(cases):
         what, calls = KILLS[kill]
         out = str(folder / f"run-{number}")
