@@ -13,7 +13,7 @@ quickstart: .venv/ready
 # A process per core and one thread in each: two threads that fight over a core are slower than one. Bytecode is kept,
 # whatever the environment says, since the tests start Python some hundred times.
 test: .venv/ready
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -m "not slow and not cuda" -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -m "not slow and not cuda" -n auto --dist loadfile
 
 slow: .venv/ready
 	.venv/bin/python -m pytest -m slow

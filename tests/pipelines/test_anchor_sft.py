@@ -50,6 +50,7 @@ def old(tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_firmer_means_nearer(tmp_path, tiny_folder, rows_file, old):
     words = ["--steps", 8]
     assert run(tmp_path / "free", tiny_folder, rows_file, *words) == 0

@@ -59,6 +59,7 @@ def train(folder: Path, model, row, count, held_out, *more) -> dict:
     return accuracy(folder / "rm")
 
 
+@pytest.mark.slow
 def test_a_small_decoder_from_nothing_learns_it(tmp_path):
     from rung.models.small import write_small_model
 
