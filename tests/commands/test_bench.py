@@ -262,6 +262,7 @@ def test_missing_peers(data, model, tmp_path, monkeypatch):
         sft.main(["--device", "cpu", "--data", str(data), "--model", model])
 
 
+@pytest.mark.slow
 def test_the_whole_of_it_on_a_tiny_model(data, model, capsys):
     line = ["bench", "sft", "--no-peers", "--quick", "--steps", "2", "--json", "--device", "cpu"]
     assert cli.status([*line, "--model", model, "--data", str(data)]) == 0
