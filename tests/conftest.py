@@ -13,7 +13,7 @@ TEMPLATE = (
 
 
 def pytest_collection_finish() -> None:
-    """Six thousand tests and the libraries they import stay until the end: loading a model, which looks for circles of
+    """Thousands of tests and the libraries they import stay until the end: loading a model, which looks for circles of
     objects first, would look through them all each time."""
     gc.collect()
     gc.freeze()

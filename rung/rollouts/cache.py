@@ -60,10 +60,7 @@ class Cache:
         self.held = [held[:capacity] for held in self.held]
 
     def longest_match(self, token_ids: np.ndarray) -> tuple[int, int]:
-        """`(slot, how many)`: the slot that holds the longest beginning of these tokens."""
-        lengths = [common_length(held, token_ids) for held in self.held]
-        slot = int(np.argmax(lengths))
-        return slot, lengths[slot]
+        return longest_match(self.held, token_ids)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         if source != target and tokens:
@@ -165,7 +162,14 @@ def _grained(tokens: int) -> int:
     return -(-tokens // GRAIN) * GRAIN
 
 
-def common_length(first: np.ndarray, second: np.ndarray) -> int:
+def longest_match(held: Sequence[np.ndarray], token_ids: np.ndarray) -> tuple[int, int]:
+    """`(slot, how many)`: the slot that holds the longest beginning of these tokens."""
+    lengths = [_common(one, token_ids) for one in held]
+    slot = int(np.argmax(lengths))
+    return slot, lengths[slot]
+
+
+def _common(first: np.ndarray, second: np.ndarray) -> int:
     n = min(len(first), len(second))
     same = first[:n] == second[:n]
     return int(n if same.all() else same.argmin())

@@ -9,7 +9,7 @@ where they are, and the weights are read where the trainer changes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class DecodeGraphs:
             into_B.zero_()[:count] = torch.tensor(values)
         step.table_BM.fill_(SPARE)[:count] = cache.table_of(count, width)
         if (rows, width) not in self.steps:
-            step = self.steps[rows, width] = self._recorded(step)
+            step = self.steps[rows, width] = replace(step, replay=self.capture(step.replay))
         return step.replay()[:count]
 
     def _empty(self, rows: int, width: int) -> Step:
@@ -65,9 +65,6 @@ class DecodeGraphs:
             return self.model(tokens_B, positions_B, attend).states_ND
 
         return Step(tokens_B, positions_B, table_BM, replay)
-
-    def _recorded(self, step: Step) -> Step:
-        return Step(step.tokens_B, step.positions_B, step.table_BM, self.capture(step.replay))
 
 
 def can_record(model: Decoder) -> bool:

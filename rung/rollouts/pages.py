@@ -19,7 +19,7 @@ from torch import Tensor
 from rung.kernels.attention import packed_attention
 from rung.kernels.paged_attention import gathered, paged_attention
 from rung.models.decoder import Attend, Decoder
-from rung.rollouts.cache import Segment, common_length, continued_attention
+from rung.rollouts.cache import Segment, continued_attention, longest_match
 
 PAGE = 64  # tokens
 SPARE = 0  # a page that belongs to nobody: rows that only fill up a batch write there
@@ -41,10 +41,7 @@ class PagedCache:
         """Pages come as they are written: there is nothing to make room for."""
 
     def longest_match(self, token_ids: np.ndarray) -> tuple[int, int]:
-        """`(slot, how many)`: the slot that holds the longest beginning of these tokens."""
-        lengths = [common_length(held, token_ids) for held in self.held]
-        slot = int(np.argmax(lengths))
-        return slot, lengths[slot]
+        return longest_match(self.held, token_ids)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """The target's row begins as the source's; pages are shared, and freed where nobody uses them any more."""
@@ -120,7 +117,7 @@ class PagedCache:
         decode = self.decoding(self.table_of(count), torch.tensor(lengths, device=device)) if count else None
         whole_prompts = all(segment.start == 0 for segment in fresh)
         sizes = tuple(segment.stop - segment.start for segment in fresh)
-        places_MN = self._places(fresh)
+        page_N, offset_N = self._places(fresh) if fresh else (None, None)
 
         def attend(layer, q_NHd, k_NKd, v_NKd, *, scale, window, softcap):
             options = {"scale": scale, "window": window, "softcap": softcap}
@@ -130,7 +127,6 @@ class PagedCache:
             if not fresh:
                 return parts[0]
             q, k, v = (x[count:] for x in (q_NHd, k_NKd, v_NKd))
-            page_N, offset_N = places_MN
             self.keys[layer][page_N, :, offset_N] = k
             self.values[layer][page_N, :, offset_N] = v
             if whole_prompts:  # by the trainer's own kernel, so that the two agree in half precision too
@@ -171,8 +167,6 @@ class PagedCache:
             positions = np.arange(segment.start, segment.stop)
             pages.append(np.array(self.tables[segment.slot])[positions // PAGE])
             offsets.append(positions % PAGE)
-        if not fresh:
-            pages = offsets = [np.empty(0, np.int64)]
         page_N, offset_N = (torch.from_numpy(np.concatenate(x)).to(device) for x in (pages, offsets))
         return page_N, offset_N
 

@@ -44,8 +44,7 @@ SLOW = [  # every kill stays with one variant, every variant with two kills
 def unbroken(tiny_folder, tmp_path_factory) -> dict[str, Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("unbroken")
-    runs = {name: play(tiny_folder, folder / name, **options) for name, options in VARIANTS.items()}
-    return runs
+    return {name: play(tiny_folder, folder / name, **options) for name, options in VARIANTS.items()}
 
 
 @pytest.fixture(scope="module")

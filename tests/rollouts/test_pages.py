@@ -44,11 +44,9 @@ def unrecorded(model, **options) -> Engine:
 def recorded(model, **options) -> Engine:
     """An engine that decodes through recorded steps, of which recording is only remembering."""
     engine = Engine(model, paged=True, **options)
-    engine.record = True
     make, engine.made = engine._empty_cache, []
 
     def empty_cache():
-        engine.record = False
         make()
         engine.graphs = DecodeGraphs(model, engine.cache, capture=lambda body: body)
         engine.made.append(engine.graphs)
