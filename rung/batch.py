@@ -114,6 +114,9 @@ class Batch:
 
     A branch sees its whole parent and itself, so each is scored as if it stood alone, and b predicts both c
     and e. `pairs` names the documents of each (preferred, other) pair.
+
+    `left_out` are the trained tokens, by weight, and the number of documents that belong to this step and are not
+    laid down, because their loss and its gradient are known to be 0. They are in no sum and in every count.
     """
 
     token_ids_N: Tensor
@@ -125,6 +128,7 @@ class Batch:
     pairs: tuple[tuple[int, int], ...] = ()
     labels: tuple[bool, ...] = ()  # of judged answers: whether the first of each pair is a good one
     columns: Mapping[str, Tensor] = field(default_factory=dict)  # name -> float32 [N]
+    left_out: tuple[float, int] = (0.0, 0)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -92,6 +92,11 @@ def wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def usable_cores() -> int:
+    """Those this process may run on, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine_summary() -> dict[str, Any]:
     """The machine in words and numbers, as benchmarks and run folders record it."""
     import psutil
@@ -103,7 +108,7 @@ def machine_summary() -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "cpu_features": cpu_features(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),

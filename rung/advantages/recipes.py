@@ -64,6 +64,12 @@ class Recipe:
         return self.token_credit == "delta"
 
     @property
+    def credit_alone(self) -> bool:
+        """Whether credit is all the loss reads, so that an answer without credit has exactly no gradient."""
+        pulled = self.loss_options.get("beta") or self.loss_options.get("entropy_bonus")
+        return not pulled and self.loss not in ("ppo", "reason_maxxer")
+
+    @property
     def needs_critic(self) -> bool:
         return self.estimator == "gae"
 

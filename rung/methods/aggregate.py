@@ -6,7 +6,8 @@
     fixed         sum_i (1/max_length) sum_t l / B   the same up to a constant, on the scale of a token (Dr.GRPO)
 
 Sum and count are added up over micro-batches and ranks before the one division. With weights, L_i is the sum
-of a document's weights, and a document whose weights are all 0 does not count. A constant factor on the loss
+of a document's weights, and a document whose weights are all 0 does not count. What was left out of the batch because
+its loss is 0 counts (`Batch.left_out`). A constant factor on the loss
 is a factor on the learning rate for plain SGD only: AdamW ignores it, gradient clipping does not.
 """
 
@@ -30,13 +31,14 @@ def aggregate(
     documents: int,
     how: Aggregation,
     max_length: int = 0,
+    left_out: tuple[float, int] = (0.0, 0),
 ) -> tuple[Tensor, float, str]:
     """`(sum, count, name of the count)`."""
     loss_M = loss_M * weight_M
+    tokens, sequences = left_out
     if how == "token":
-        return loss_M.sum(), float(weight_M.sum()), "tokens"
+        return loss_M.sum(), float(weight_M.sum()) + tokens, "tokens"
     weight_B = document_sums(weight_M, document_M, documents)
-    sequences = float((weight_B > 0).sum())
     if how == "sequence":
         loss_M = loss_M / torch.where(weight_B > 0, weight_B, 1.0)[document_M]
     elif how == "fixed":
@@ -46,4 +48,4 @@ def aggregate(
                 "Give max_length the largest number of tokens an answer may have."
             )
         loss_M = loss_M / max_length
-    return loss_M.sum(), sequences, "sequences"
+    return loss_M.sum(), float((weight_B > 0).sum()) + sequences, "sequences"

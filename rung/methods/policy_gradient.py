@@ -119,7 +119,9 @@ def policy_gradient(
     if entropy_bonus and scores.entropy_M is not None:
         loss_M = loss_M - entropy_bonus * scores.entropy_M
     weight_M = _column(batch, "weight", logprob_M, torch.ones_like(logprob_M))
-    total, count, name = aggregate(loss_M, weight_M, document_M, documents, aggregation, max_length)
+    total, count, name = aggregate(
+        loss_M, weight_M, document_M, documents, aggregation, max_length, batch.left_out
+    )
     means, largest = measure(batch, logprob_M, old_M, ratio_M, measured)
     return Loss(total, count, name, means, maxima=largest)
 

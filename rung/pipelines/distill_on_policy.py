@@ -160,6 +160,9 @@ class TaughtPlayer(Player):
     def _loss(self) -> Method:
         return distill if self.settings.method == "gkd" else super()._loss()
 
+    def _credit_alone(self) -> bool:
+        return self.settings.method != "gkd" and super()._credit_alone()
+
     def _loss_in_words(self) -> str:
         if self.settings.method != "gkd":
             return super()._loss_in_words()

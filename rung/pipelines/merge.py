@@ -41,9 +41,9 @@ from rung.models.tokens import tokens_in
 from rung.publish import publish, sweep
 
 BLOCK = (
-    1 << 14
-)  # elements in memory at once, for each model: below what torch splits over threads, and in cache
-READ = 8  # blocks that are read at once
+    511 * 64
+)  # elements at once, for each model: just below the 2^15 that torch splits over threads, and in cache
+READ = 4  # blocks that are read at once
 VOCABULARY = (EMBEDDING, HEAD, "lm_head.bias")  # a row for each token
 TOKENIZER_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),

@@ -174,6 +174,7 @@ class Player:
             RolloutStore(Path(), self._decode),
             updates=self.updates, epochs=settings.epochs, micro_tokens=settings.micro_tokens,
             share_prompts=settings.share_prompts and isinstance(model, Decoder),
+            credit_alone=self._credit_alone(),
             seed=settings.seed, rank=dist.rank(), world=dist.world(),
             rounds=settings.rounds, staleness=settings.staleness, freeze=self._freeze,
             began=partial(self._began, collector),
@@ -220,6 +221,9 @@ class Player:
 
     def _loss(self) -> Method:
         return partial(find(self.recipe.loss), **self.recipe.loss_options)
+
+    def _credit_alone(self) -> bool:
+        return self.recipe.credit_alone
 
     def _loss_in_words(self) -> str:
         recipe = self.recipe

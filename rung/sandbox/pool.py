@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from rung.errors import UserError
+from rung.machine import usable_cores
 from rung.sandbox import bubblewrap
 from rung.sandbox.box import Box
 from rung.sandbox.execute import execute
@@ -55,7 +56,7 @@ class Pool:
     waits, so that a producer of thousands is held to the speed at which they are run."""
 
     def __init__(self, workers: int | None = None, *, unsafe: bool = False, waiting: int | None = None):
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or usable_cores()
         self.unsafe = unsafe
         prepare(unsafe)
         self.jobs: queue.Queue[Any] = queue.Queue(waiting or 4 * self.workers)

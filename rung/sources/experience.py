@@ -5,7 +5,8 @@ feeds `updates` steps. With one update a round the policy that learns is the one
 old log-probs are needed. A step is a function of its number and of the rounds on disk, so a run that was killed
 goes on where its checkpoint stands: rounds that the checkpoint has not begun are collected again.
 
-Rollouts of one prompt lie in the batch as branches of one trunk, so the prompt is computed once for all.
+Rollouts of one prompt lie in the batch as branches of one trunk, so the prompt is computed once for all. Where
+credit is all the loss reads, rollouts without any are not computed at all: their gradient is 0, and they only count.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class ExperienceSource:
     epochs: int = 1  # times a round's rollouts are gone through in them
     micro_tokens: int = 4096
     share_prompts: bool = True
+    credit_alone: bool = False  # the loss of a rollout whose credit is 0 is 0, whatever the policy says of it
     seed: int = 0
     rank: int = 0
     world: int = 1
@@ -76,9 +78,14 @@ class ExperienceSource:
         round, update = self._place = self.place(step)
         graded = self._round(round, step)
         groups = self._share(graded, round, update)
-        return [
-            collate_groups(bin, self.share_prompts) for bin in self._bins(groups)[self.rank :: self.world]
-        ]
+        left_out = (0.0, 0)
+        if self.credit_alone:
+            groups, left_out = with_credit(groups)
+        bins = self._bins(groups)
+        batches = [collate_groups(bin, self.share_prompts) for bin in bins[self.rank :: self.world]]
+        if left_out[1] and self.rank == 0:  # counted once, with the first
+            batches[0] = replace(batches[0], left_out=left_out)
+        return batches
 
     def metrics(self, step: int) -> Metrics:
         """What the round was like, logged with its first step."""
@@ -175,6 +182,30 @@ def _without_credit(graded: Sequence[Graded], count: int) -> list[Graded]:
         replace(record, advantage=np.zeros_like(record.advantage), weight=np.ones_like(record.advantage))
         for record in left_out[: max(count, 0)]
     ]
+
+
+def with_credit(groups: Sequence[list[Graded]]) -> tuple[list[list[Graded]], tuple[float, int]]:
+    """The rollouts with credit, and of the others their tokens by weight and their number.
+
+    Where none has any, the shortest stays: a step has something to compute, and its gradient is 0.
+    """
+    records = [record for group in groups for record in group]
+    kept = [record for record in records if credited(record)] or [min(records, key=lambda r: len(r.rollout))]
+    stay = {id(record) for record in kept}
+    rest = [record for record in records if id(record) not in stay]
+    found = [[record for record in group if id(record) in stay] for group in groups]
+    return [group for group in found if group], (sum(weight_of(record) for record in rest), len(rest))
+
+
+def credited(record: Graded) -> bool:
+    credit = record.advantage if record.weight is None else record.advantage * record.weight
+    return bool(credit[record.rollout.by_model].any())
+
+
+def weight_of(record: Graded) -> float:
+    """Tokens of the model's own, by weight."""
+    mine = record.rollout.by_model
+    return float(mine.sum() if record.weight is None else record.weight[mine].sum())
 
 
 def collate_groups(groups: Sequence[Sequence[Graded]], share_prompts: bool) -> Batch:

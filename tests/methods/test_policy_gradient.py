@@ -1,6 +1,7 @@
 """The surrogate objectives: numbers by hand, limits, signs, what is always measured, mistakes refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -126,6 +127,8 @@ def test_what_counts_alike_by_hand(options, value, count, name):
     scores, batch = case([[-1.0] * 3, [-1.0], [], [-1.0] * 2], **ROWS)
     loss = policy_gradient(scores, batch, **options)
     assert (loss.sum.item(), loss.count, loss.count_name) == (pytest.approx(-value), count, name)
+    left_out = policy_gradient(scores, replace(batch, left_out=(2.5, 4)), **options)
+    assert left_out.sum == loss.sum and left_out.count == count + (2.5 if name == "tokens" else 4)
 
 
 def test_without_old_log_probs_the_ratio_is_exactly_one():

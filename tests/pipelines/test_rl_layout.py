@@ -4,10 +4,13 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from rl_case import files, play, rounds, steps, words
+
+from rung.advantages.recipes import RECIPES, Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,54 @@ def test_micro_batches_never_change_the_gradient(tiny_folder, tmp_path, method):
             assert torch.allclose(
                 value, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max())
             )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "grpo"},
+        {"method": "dapo", "parts__dynamic_sampling": "false", "parts__overlong_filter": "false"},
+        {"method": "dr_grpo"},
+        {"method": "grpo", "updates": 2, "epochs": 2},
+    ],
+)
+def test_answers_without_credit_are_not_computed_and_change_no_gradient(
+    tiny_folder, tmp_path, monkeypatch, options
+):
+    base = {"rounds": 1, "updates": 1, "test_tasks": 0, "prompts": 5, "kind": "sometimes"} | options
+    short = play(tiny_folder, tmp_path / "short", **base)
+    monkeypatch.setattr(Recipe, "credit_alone", property(lambda recipe: False))
+    whole = play(tiny_folder, tmp_path / "whole", **base)
+    assert files(short, "rollouts") == files(whole, "rollouts")
+    expected = gradient(whole)
+    for name, value in gradient(short).items():
+        assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()))
+    for brief, full in zip(steps(short), steps(whole), strict=True):
+        assert brief["loss"] == pytest.approx(full["loss"], abs=1e-6)
+        assert brief["grad_norm"] == pytest.approx(full["grad_norm"], rel=1e-4)
+        assert brief["trained_tokens"] < full["trained_tokens"]
+
+
+def test_a_round_without_any_credit_moves_nothing(tiny_folder, tmp_path):
+    run = play(tiny_folder, tmp_path / "run", kind="equal", rounds=1, method="grpo", test_tasks=0)
+    [row] = steps(run)
+    assert row["grad_norm"] == 0 and row["loss"] == 0 and row["dead_groups"] == 1
+    [records] = rounds(run)
+    assert row["trained_tokens"] == min(len(record.rollout) for record in records)
+
+
+@pytest.mark.parametrize(
+    ("options", "alone"),
+    [
+        ({}, True),
+        ({"loss_options": {"beta": 0.1}}, False),
+        ({"loss_options": {"beta": 0.0, "entropy_bonus": 0.01}}, False),
+        ({"loss": "ppo"}, False),
+        ({"loss": "reason_maxxer"}, False),
+    ],
+)
+def test_what_pulls_on_answers_without_credit(options, alone):
+    assert replace(RECIPES["grpo"], **options).credit_alone is alone
 
 
 def test_how_many_are_sampled_at_once_changes_no_bit(tiny_folder, tmp_path):

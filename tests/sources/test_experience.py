@@ -71,6 +71,33 @@ def test_an_epoch_goes_through_every_rollout_once(
         assert alone == max(len(kept), parts)  # what has no credit stands in only where there is too little
 
 
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.integers(8, 60), st.integers(1, 3), st.data())
+def test_what_has_no_credit_is_left_out_and_counted(tmp_path_factory, groups, room, world, data):
+    """Every token and document of the step counts once over ranks, laid down or not; only credit is laid down."""
+    records = []
+    for group, lengths in enumerate(groups):
+        for length in lengths:
+            record = graded(group, len(records), 3 + group, length)
+            dead = data.draw(st.booleans())
+            records.append(replace(record, advantage=record.advantage * 0) if dead else record)
+    folder = tmp_path_factory.mktemp("round")
+    options = dict(micro_tokens=room, world=world, credit_alone=True)
+    sources = [source_of([records], folder / str(rank), rank=rank, **options) for rank in range(world)]
+    batches = [batch for source in sources for batch in source.step(0)]
+    laid = [name for batch in batches for name in names_in(batch)]
+    credited = sorted(float(r.advantage.max()) for r in records if r.advantage.any())
+    shortest = min(len(r.rollout) for r in records)
+    assert sorted(laid) == (credited or [0.0])
+    if not credited:
+        assert sum(int(batch.trained_N.sum()) for batch in batches) == sum(
+            np.arange(shortest) % 3 != 1
+        )  # the shortest stands in
+    tokens = sum(float(batch.column("weight").sum()) + batch.left_out[0] for batch in batches)
+    assert tokens == sum(float(r.weight.sum()) for r in records)
+    assert len(laid) + sum(batch.left_out[1] for batch in batches) == len(records)
+
+
 def split(batch, tensor_N):
     return tensor_N.split(batch.lengths)
 
