@@ -171,6 +171,14 @@ def parse_preference(row: dict[str, Any], origin: str) -> PreferenceRow:
     return PreferenceRow(prompt, chosen, rejected, origin, tools, extra)
 
 
+def parse_shared_prompt(row: dict[str, Any], origin: str) -> Side:
+    """What the two answers of a pair reply to, whatever they are worth: one of them may be empty."""
+    chosen, rejected = parse_side(row, "chosen", origin), parse_side(row, "rejected", origin)
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        refuse(origin, "rejected", f"is {kind(row['rejected'])} but chosen is not; write both alike.")
+    return split_prompt(None, chosen, rejected, origin)[0]
+
+
 def split_prompt(given: Side | None, chosen: Side, rejected: Side, origin: str) -> tuple[Side, Side, Side]:
     """The prompt both answers share: the given one, or what two whole conversations have in common."""
     if isinstance(chosen, str) and isinstance(rejected, str):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung.data.files import read_rows
-from rung.data.formats import parse_preference, parse_string
+from rung.data.formats import parse_shared_prompt, parse_string
 from rung.data.messages import Messages, from_dialogue, parse_messages
 from rung.errors import UserError
 
@@ -42,7 +42,7 @@ def prompt_of(row: dict[str, Any], origin: str) -> Messages:
             messages = messages[:-1]
         return messages
     if row.get("chosen") and row.get("rejected"):
-        prompt = parse_preference(row, origin).prompt
+        prompt = parse_shared_prompt(row, origin)
         return as_question(prompt) if isinstance(prompt, str) else prompt
     if row.get("instruction"):
         more = row.get("input")

@@ -114,11 +114,10 @@ def run_recipe(
 
     Raises RunStopped where a stage did not end well.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "pipeline").mkdir(exist_ok=True)
+    digests = Digests(root / "pipeline" / "digests.json")
+    places = located(recipe, root, digests)  # a file that is missing is told before there is a folder
+    (root / "pipeline").mkdir(parents=True, exist_ok=True)
     with only_runner(root):
-        digests = Digests(root / "pipeline" / "digests.json")
-        places = located(recipe, root, digests)
         digests.save()
         write_manifest(recipe, root, places, command_line)
         before(places)

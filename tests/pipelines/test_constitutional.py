@@ -223,6 +223,7 @@ def test_prompts_come_from_rows_of_any_form(tmp_path):
         {"chosen": [user, reply], "rejected": [user, {**reply, "content": "b"}]},
         {"instruction": "q", "output": "a"}, {"question": "q", "answer": "a"},
         {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+        {"chosen": "\n\nHuman: q\n\nAssistant: ", "rejected": "\n\nHuman: q\n\nAssistant: b"},
     ]  # fmt: skip
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [p.messages for p in read_prompts(str(tmp_path / "r.jsonl"))] == [(user,)] * len(rows)

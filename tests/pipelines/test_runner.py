@@ -181,6 +181,13 @@ def test_nothing_is_trained_on_an_empty_file(tmp_path):
         case.run()
 
 
+def test_a_missing_file_is_said_before_there_is_a_folder(tmp_path):
+    case = Case(tmp_path, "stages: {a: {command: train, with: {data: gone.jsonl}}}")
+    with pytest.raises(UserError, match=r"a reads gone\.jsonl, and there is no such file"):
+        case.run()
+    assert not case.root.exists()
+
+
 def test_a_file_in_a_stages_folder_is_looked_for_without_its_weight(tmp_path):
     case = Case(tmp_path, CHAIN.replace("${a.folder}/text", "${a.folder}/txt:0.5"))
     with pytest.raises(UserError, match=r"b reads .*/txt, and the stage a has left no such"):
