@@ -1,4 +1,4 @@
-"""The one line a running run shows: step, loss, speed, share of the machine, memory, time left.
+"""The one line a running run shows: step, loss or reward, speed, share of the machine, memory, time left.
 
 In a terminal it is redrawn in place and drops its least needed parts where the window is narrow, rather
 than wrap. Without a terminal it is a plain line now and then, so that a log file stays readable.
@@ -80,8 +80,13 @@ def parts(line: Line) -> list[str]:
     """What the line shows, the most needed first; a value that was never given takes no room."""
     metrics, left = line.metrics, line.seconds_left()
     shown = [f"step {line.step}/{line.total_steps}"]
-    if "loss" in metrics:
-        shown.append(f"loss {metrics['loss']:.4f}")
+    loss = f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""
+    if "reward" in metrics:  # a policy gradient's loss is about 0 whether it learns or not, and comes last
+        shown.append(f"reward {metrics['reward']:.3f}")
+    elif loss:
+        shown.append(loss)
+    if "heldout_score" in metrics:
+        shown.append(f"held-out {metrics['heldout_score']:.3f}")
     if "tokens_per_second" in metrics:
         shown.append(f"{metrics['tokens_per_second']:,.0f} tok/s")
     if left is not None:
@@ -94,6 +99,8 @@ def parts(line: Line) -> list[str]:
         shown.append(f"held-out {metrics['eval_loss']:.4f}")
     if "learning_rate" in metrics:
         shown.append(f"lr {metrics['learning_rate']:.2e}")
+    if loss and loss not in shown:
+        shown.append(loss)
     return shown
 
 

@@ -72,5 +72,15 @@ def test_a_value_keeps_standing_until_the_next():
     assert "held-out 0.5000" in stream.getvalue().splitlines()[-1]
 
 
+def test_reinforcement_shows_its_reward_before_the_loss():
+    """The loss of a policy gradient is about 0 whether it learns or not."""
+    stream = io.StringIO()
+    with progress(2, Console(file=stream), Clock()) as line:
+        line.update(1, {**METRICS, "loss": -1e-9, "reward": 0.25, "heldout_score": 0.375})
+    assert stream.getvalue().splitlines()[-1] == (
+        "step 1/2  reward 0.250  held-out 0.375  1,234 tok/s  31% of peak  3.9 GB  lr 1.00e-04  loss -0.0000"
+    )
+
+
 def test_durations():
     assert [duration(s) for s in (0, 59.6, 754, 12000)] == ["0:00", "1:00", "12:34", "3:20:00"]
