@@ -152,11 +152,16 @@ def draw(found: Found, path: Path) -> None:
     pyplot, front = load_pyplot(), best(found)
     figure, axis = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
     line = [found[name] for name in found if name == "start" or name.startswith("WiSE")] + [found["plain"]]
+    labels: dict[tuple[int, int], list[str]] = {}
     axis.plot([p[0].value for p in line], [p[1].value for p in line], color="#bbbbbb", linewidth=1, zorder=1)
     for name, (old, new) in found.items():
         colour = "#2a6fbb" if name in front else "#ffffff"
         axis.scatter(old.value, new.value, s=42, color=colour, edgecolors="#2a6fbb", zorder=3)
-        axis.annotate(name, (old.value, new.value), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        labels.setdefault((round(50 * old.value), round(4 * new.value)), []).append(name)
+    for names in labels.values():  # points that lie on each other share a label
+        old, new = found[names[-1]]
+        place = old.value, new.value
+        axis.annotate(", ".join(names), place, xytext=(6, 4), textcoords="offset points", fontsize=8)
     axis.set(
         xlabel="old text, bits per byte (left: nothing forgotten)",
         ylabel="new task, bits per byte (down: learned)",

@@ -21,6 +21,7 @@ from rung import __version__
 from rung.commands import COMMANDS, Command
 from rung.errors import RunStopped, UserError
 from rung.machine import share_cores
+from rung.publish import DISK_FULL
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -41,13 +42,31 @@ def status(argv: Sequence[str]) -> int:
     except RunStopped as stop:
         print(f"rung: {stop}", file=sys.stderr)
         return stop.code
+    except BrokenPipeError:
+        forget_output()
+        return 141
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f", {error.filename} could not be written" if error.filename else ""
+        print(
+            f"rung: the disk is full{where}. What was whole before is kept. Free some space, then give the same command "
+            "again, or for a run that has saved: --resume RUN",
+            file=sys.stderr,
+        )
+        forget_output()
+        return 1
     except KeyboardInterrupt:
         print("rung: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit; let that go nowhere.
+
+
+def forget_output() -> None:
+    """The interpreter flushes stdout once more at exit; what cannot be written goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def dispatch(argv: list[str]) -> int:

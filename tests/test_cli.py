@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import errno
 import os
 import resource
 import subprocess
@@ -185,6 +186,31 @@ def test_a_reader_that_goes_away_is_no_error(output):
     process.stdout = None
     assert process.communicate("go\n")[1] == ""
     assert process.returncode == 141
+
+
+def test_a_full_disk_is_said_without_a_traceback(monkeypatch, capsys):
+    def write(argv):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/calls.jsonl")
+
+    monkeypatch.setattr(cli, "dispatch", write)
+    assert cli.status([]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("rung: the disk is full, runs/a/calls.jsonl could not be written.")
+        and "--resume" in said
+    )
+    monkeypatch.setattr(cli, "dispatch", lambda argv: open("/nowhere/at/all"))
+    with pytest.raises(FileNotFoundError):  # another OSError is a bug and keeps its traceback
+        cli.status([])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_output_that_finds_a_full_disk_is_told_once():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rung", "--version"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
 def test_config_explain(capsys):
