@@ -1,9 +1,9 @@
 """The command line: the table resolves, every end has its status, help is quick and fits the terminal."""
 
+import errno
 import importlib
 import importlib.util
 import json
-import errno
 import os
 import resource
 import subprocess
@@ -199,7 +199,7 @@ def test_a_full_disk_is_said_without_a_traceback(monkeypatch, capsys):
         said.startswith("rung: the disk is full, runs/a/calls.jsonl could not be written.")
         and "--resume" in said
     )
-    monkeypatch.setattr(cli, "dispatch", lambda argv: open("/nowhere/at/all"))
+    monkeypatch.setattr(cli, "dispatch", lambda argv: os.stat("/nowhere/at/all"))
     with pytest.raises(FileNotFoundError):  # another OSError is a bug and keeps its traceback
         cli.status([])
 

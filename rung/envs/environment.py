@@ -8,6 +8,7 @@ finds it again. A reward is asked about an `Attempt`, whose `extra` is the task'
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,3 +50,9 @@ class Environment:
     reply: Callable[[Task, Messages], Messages | None] | None = None  # None: one turn
     max_turns: int = 1  # turns of the model
     example: Worked | None = None  # None where no right answer is known beforehand
+
+    def digest(self) -> str:
+        """What a resumed run is held to: the name and the first tasks to train on, whole."""
+        first = [self.train[i] for i in range(min(16, len(self.train)))]
+        text = repr([(task.key, task.messages, task.reference) for task in first])
+        return hashlib.sha256(f"{self.name} {len(self.train)} {text}".encode()).hexdigest()

@@ -31,7 +31,6 @@ from rung.errors import RunStopped, UserError
 from rung.interrupt import Interrupt, interruptible
 from rung.pipelines.evaluate_local import LocalPlayer
 from rung.pipelines.hints import WORD, hinted, load_hint
-from rung.pipelines.rl import tasks_digest
 from rung.pipelines.stage import console
 from rung.rewards.score import Score, Verdict
 from rung.rewards.user import load_reward
@@ -70,7 +69,7 @@ def rft(settings: Rft, command: str = "rft") -> Path:
         "command": command,
         "settings": to_dict(settings),
         "start_digest": player.model["digest"],
-        "data_digest": tasks_digest(environment),
+        "data_digest": environment.digest(),
     }
     if run is None:
         run = Run.create(settings.out or f"runs/{command}-{time.strftime('%Y%m%d-%H%M%S')}", config)

@@ -182,7 +182,7 @@ class Player:
         self.source = source
         self.equip(collector, source, state)
         config = {
-            "data_digest": tasks_digest(self.environment),
+            "data_digest": self.environment.digest(),
             "recipe": {**to_dict(recipe)},
             "loss": self._loss_in_words(),
             **self._recorded(),
@@ -389,12 +389,3 @@ class Player:
             ("rounds", f"{s.rounds}, each {s.prompts} prompts x {r.group_size} answers of up to {s.max_tokens} tokens, "
                        f"{self.updates} update{'s' * (self.updates > 1)} a round"),
         ]  # fmt: skip
-
-
-def tasks_digest(environment: Environment) -> str:
-    """What a resumed run is held to: the environment's name and its first tasks, whole."""
-    import hashlib
-
-    first = [environment.train[i] for i in range(min(16, len(environment.train)))]
-    text = repr([(task.key, task.messages, task.reference) for task in first])
-    return hashlib.sha256(f"{environment.name} {len(environment.train)} {text}".encode()).hexdigest()
