@@ -152,16 +152,20 @@ def draw(found: Found, path: Path) -> None:
     pyplot, front = load_pyplot(), best(found)
     figure, axis = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
     line = [found[name] for name in found if name == "start" or name.startswith("WiSE")] + [found["plain"]]
-    labels: dict[tuple[int, int], list[str]] = {}
     axis.plot([p[0].value for p in line], [p[1].value for p in line], color="#bbbbbb", linewidth=1, zorder=1)
     for name, (old, new) in found.items():
         colour = "#2a6fbb" if name in front else "#ffffff"
         axis.scatter(old.value, new.value, s=42, color=colour, edgecolors="#2a6fbb", zorder=3)
-        labels.setdefault((round(50 * old.value), round(4 * new.value)), []).append(name)
-    for names in labels.values():  # points that lie on each other share a label
-        old, new = found[names[-1]]
-        place = old.value, new.value
-        axis.annotate(", ".join(names), place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+    width, height = (
+        max(v) - min(v) for v in zip(*((o.value, n.value) for o, n in found.values()), strict=True)
+    )
+    placed: list[tuple[float, float]] = []
+    for name, (old, new) in sorted(found.items(), key=lambda one: one[1][0].value):
+        x, y = old.value, new.value
+        near = [p for p in placed if abs(p[0] - x) < width / 6 and abs(p[1] - y) < height / 20]
+        offset = (6, -11) if len(near) % 2 else (6, 4)  # neighbours have their labels above and below in turn
+        axis.annotate(name, (x, y), xytext=offset, textcoords="offset points", fontsize=8)
+        placed.append((x, y))
     axis.set(
         xlabel="old text, bits per byte (left: nothing forgotten)",
         ylabel="new task, bits per byte (down: learned)",
@@ -178,7 +182,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rate", type=float, default=5e-5)
     parser.add_argument("--l2", type=float, default=10.0)
-    parser.add_argument("--ewc", type=float, default=100.0)
+    parser.add_argument("--ewc", type=float, default=10_000.0)
     options = parser.parse_args()
     out, began = Path(options.out), time.perf_counter()
     rows = out / "rows"
