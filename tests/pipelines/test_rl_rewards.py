@@ -67,7 +67,7 @@ def test_hostile_rewards_fail_alone_and_never_train(tiny_folder, tmp_path):
         for group in groups.values():
             found = [float(record.advantage[0]) for record in group]
             assert found == pytest.approx(normalized(group), abs=1e-5)
-        kept = [record for record in graded if record.weight.any()]
+        kept = [record for record in graded if record.advantage.any()]  # what has no credit is only counted
         assert row["trained_tokens"] == sum(int(record.rollout.by_model.sum()) for record in kept)
     assert deeds == {"", "fork", *KIND}, "the seed no longer shows every misdeed"
     for child in note.read_text().split():
