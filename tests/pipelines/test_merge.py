@@ -246,7 +246,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["ties"])
-def test_memory_stays_under_a_third_of_one_tensor(tmp_path, folders, name):
+def test_memory_stays_under_half_of_one_tensor(tmp_path, folders, name):
     """The bound asked for is three times the largest tensor; blocks make it a fraction, for three models."""
     wide = dict(vocab_size=300, hidden_size=64, intermediate_size=131072, num_hidden_layers=1)
     tiny_model("llama", **wide).save_pretrained(tmp_path / "wide")
@@ -257,7 +257,7 @@ def test_memory_stays_under_a_third_of_one_tensor(tmp_path, folders, name):
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < largest / 3
+    assert int(done.stdout) < largest / 2
 
 
 def test_a_merge_that_measures_nothing_does_without_transformers(tmp_path, folders):
