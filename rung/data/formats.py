@@ -157,9 +157,7 @@ def parse_label(row: dict[str, Any], origin: str) -> LabelRow:
 
 
 def parse_preference(row: dict[str, Any], origin: str) -> PreferenceRow:
-    chosen, rejected = parse_side(row, "chosen", origin), parse_side(row, "rejected", origin)
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        refuse(origin, "rejected", f"is {kind(row['rejected'])} but chosen is not; write both alike.")
+    chosen, rejected = parse_sides(row, origin)
     if chosen == rejected:
         refuse(origin, "rejected", "equals chosen, so the row prefers nothing; remove it.")
     given = parse_side(row, "prompt", origin) if row.get("prompt") else None
@@ -173,10 +171,15 @@ def parse_preference(row: dict[str, Any], origin: str) -> PreferenceRow:
 
 def parse_shared_prompt(row: dict[str, Any], origin: str) -> Side:
     """What the two answers of a pair reply to, whatever they are worth: one of them may be empty."""
+    return split_prompt(None, *parse_sides(row, origin), origin)[0]
+
+
+def parse_sides(row: dict[str, Any], origin: str) -> tuple[Side, Side]:
+    """`chosen` and `rejected`, both text or both messages."""
     chosen, rejected = parse_side(row, "chosen", origin), parse_side(row, "rejected", origin)
     if isinstance(chosen, str) != isinstance(rejected, str):
         refuse(origin, "rejected", f"is {kind(row['rejected'])} but chosen is not; write both alike.")
-    return split_prompt(None, chosen, rejected, origin)[0]
+    return chosen, rejected
 
 
 def split_prompt(given: Side | None, chosen: Side, rejected: Side, origin: str) -> tuple[Side, Side, Side]:

@@ -6,9 +6,9 @@
     fixed         sum_i (1/max_length) sum_t l / B   the same up to a constant, on the scale of a token (Dr.GRPO)
 
 Sum and count are added up over micro-batches and ranks before the one division. With weights, L_i is the sum
-of a document's weights, and a document whose weights are all 0 does not count. What was left out of the batch because
-its loss is 0 counts (`Batch.left_out`). A constant factor on the loss
-is a factor on the learning rate for plain SGD only: AdamW ignores it, gradient clipping does not.
+of a document's weights, and a document whose weights are all 0 does not count. What was left out of the batch because its
+loss is 0 does (`Batch.left_out`). A constant factor on the loss is a factor on the learning rate for plain SGD
+only: AdamW ignores it, gradient clipping does not.
 """
 
 from __future__ import annotations

@@ -40,9 +40,8 @@ from rung.models.stream import Stored, stored_digest, stored_tensors, write_stre
 from rung.models.tokens import tokens_in
 from rung.publish import publish, sweep
 
-BLOCK = (
-    511 * 64
-)  # elements at once, for each model: just below the 2^15 that torch splits over threads, and in cache
+# Elements in memory at once, for each model: just below the 2^15 that torch splits over threads, and in cache.
+BLOCK = 511 * 64
 READ = 4  # blocks that are read at once
 VOCABULARY = (EMBEDDING, HEAD, "lm_head.bias")  # a row for each token
 TOKENIZER_FILES = (

@@ -32,6 +32,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from rung.errors import UserError
+from rung.machine import usable_cores
 from rung.rewards.calling import is_trusted, judge_all
 from rung.rewards.channel import Channel
 from rung.rewards.score import Attempt, Failure, Reward, Verdict
@@ -82,8 +83,7 @@ class Graders:
         cpu_seconds: int = 20,
         memory_bytes: int = 4 << 30,
     ):
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = count if workers is None else workers
+        workers = usable_cores() if workers is None else workers
         if workers < 1 or wall_seconds <= 0 or cpu_seconds < 1 or memory_bytes < 1 << 26:
             raise UserError(
                 f"graders with {workers} workers, {wall_seconds} s of wall time, {cpu_seconds} s of processor time and "

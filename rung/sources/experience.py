@@ -189,12 +189,17 @@ def with_credit(groups: Sequence[list[Graded]]) -> tuple[list[list[Graded]], tup
 
     Where none has any, the shortest stays: a step has something to compute, and its gradient is 0.
     """
-    records = [record for group in groups for record in group]
-    kept = [record for record in records if credited(record)] or [min(records, key=lambda r: len(r.rollout))]
-    stay = {id(record) for record in kept}
-    rest = [record for record in records if id(record) not in stay]
-    found = [[record for record in group if id(record) in stay] for group in groups]
-    return [group for group in found if group], (sum(weight_of(record) for record in rest), len(rest))
+    kept: list[list[Graded]] = []
+    rest: list[Graded] = []
+    for group in groups:
+        mine: list[Graded] = []
+        for record in group:
+            (mine if credited(record) else rest).append(record)
+        kept += [mine] if mine else []
+    if not kept:
+        rest.sort(key=lambda record: len(record.rollout))
+        kept = [[rest.pop(0)]]
+    return kept, (sum(weight_of(record) for record in rest), len(rest))
 
 
 def credited(record: Graded) -> bool:
