@@ -80,7 +80,7 @@ def parts(line: Line) -> list[str]:
     """What the line shows, the most needed first; a value that was never given takes no room."""
     metrics, left = line.metrics, line.seconds_left()
     shown = [f"step {line.step}/{line.total_steps}"]
-    loss = f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""
+    loss = f"loss {metrics['loss']:z.4f}" if "loss" in metrics else ""
     if "reward" in metrics:  # a policy gradient's loss is about 0 whether it learns or not, and comes last
         shown.append(f"reward {metrics['reward']:.3f}")
     elif loss:

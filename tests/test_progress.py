@@ -78,7 +78,7 @@ def test_reinforcement_shows_its_reward_before_the_loss():
     with progress(2, Console(file=stream), Clock()) as line:
         line.update(1, {**METRICS, "loss": -1e-9, "reward": 0.25, "heldout_score": 0.375})
     assert stream.getvalue().splitlines()[-1] == (
-        "step 1/2  reward 0.250  held-out 0.375  1,234 tok/s  31% of peak  3.9 GB  lr 1.00e-04  loss -0.0000"
+        "step 1/2  reward 0.250  held-out 0.375  1,234 tok/s  31% of peak  3.9 GB  lr 1.00e-04  loss 0.0000"
     )
 
 

@@ -83,7 +83,8 @@ def recorder() -> Capture:
             body()  # kernels are compiled and libraries set up before recording; it writes what the step will
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # Only this thread's mistakes are errors: where sampling runs ahead, the trainer's thread takes memory meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             states_BD = body()
 
         def replay() -> Tensor:
