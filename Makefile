@@ -5,7 +5,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check
 PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test slow check peers bench clean
+.PHONY: quickstart test slow interpret check peers bench clean
 
 quickstart: .venv/ready
 	.venv/bin/python recipes/quickstart.py
@@ -17,6 +17,12 @@ test: .venv/ready
 
 slow: .venv/ready
 	.venv/bin/python -m pytest -m slow
+
+# The kernels for GPUs in Triton's interpreter. Triton takes a gigabyte of disk, so it stays beside the environment.
+interpret: .venv/ready
+	$(PIP) install --quiet --no-deps --upgrade --target .venv/triton triton==3.9.0
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/triton .venv/bin/python -m pytest -m "not cuda" -n auto \
+		tests/kernels/test_paged_attention.py tests/kernels/test_linear_logprob_triton.py
 
 check: .venv/ready
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
