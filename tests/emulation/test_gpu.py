@@ -91,8 +91,8 @@ for parents in ((), (-1, 0, 0)):
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory) -> Path:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+    if torch.backends.cuda.is_built():
+        pytest.skip("this PyTorch has a device of that name itself")
     if sys.platform != "linux" or shutil.which("c++") is None:
         pytest.skip("the device is compiled, and there is no compiler")
     parts, file = Path(torch.__file__).parent, tmp_path_factory.mktemp("device") / "device.so"
